@@ -1,0 +1,72 @@
+# make demo   the main job on real text          make test   every test, Python and C++
+# The first run creates .venv, installs and builds; later runs take seconds. `make help` lists the rest.
+
+VENV ?= .venv
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+CTEST_ARGS ?=
+export VENV PYTHON TORCH
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.squeezebert-kernels
+EXTENSION := squeezebert_kernels/_C.abi3.so
+CXX_SOURCES := CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build doctor lint format wheel clean distclean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON, VENV, CXX, TORCH (default $(TORCH)), TORCH_INDEX_URL, DEMO_ARGS, PYTEST_ARGS, CTEST_ARGS"
+
+demo: build  ## run the main job: semantic search on MiniLM, SqueezeBERT side by side with stock transformers
+	@$(BIN)/squeezebert-kernels demo $(DEMO_ARGS)
+
+test: build $(STAMPS)/test  ## run pytest and ctest
+	@scripts/env.sh cpp-tests
+	@status=0; \
+	$(BIN)/python -m pytest $(PYTEST_ARGS) || status=1; \
+	$(BIN)/ctest --test-dir build/cmake --output-on-failure --no-tests=error $(CTEST_ARGS) || status=1; \
+	exit $$status
+
+build: $(EXTENSION)  ## create .venv, install and build
+	@:
+
+doctor: build  ## check this machine and this build
+	@$(BIN)/squeezebert-kernels doctor
+
+lint: $(STAMPS)/dev  ## ruff, mypy and clang-format, changing nothing
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@find csrc tests -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(STAMPS)/dev  ## let ruff and clang-format rewrite the sources
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+	@find csrc tests -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format -i
+
+wheel: $(STAMPS)/base  ## build dist/*.whl for every Python >= 3.10
+	@$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .
+
+clean:  ## remove what was built, keep .venv
+	@rm -rf build dist *.egg-info $(EXTENSION) $(STAMPS)/package .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+distclean: clean  ## remove .venv too
+	@rm -rf $(VENV)
+
+$(STAMPS)/base: pyproject.toml scripts/env.sh
+	@scripts/env.sh base
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/test: $(STAMPS)/base
+	@scripts/env.sh test
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/base
+	@scripts/env.sh dev
+	@touch $@
+
+$(EXTENSION): $(CXX_SOURCES) pyproject.toml setup.py $(STAMPS)/base
+	@scripts/env.sh build $(STAMPS)/package

@@ -1,0 +1,17 @@
+// Which kernel tables this CPU can run, and which one is used.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "kernels/table.h"
+
+namespace sbk {
+
+// Tables of this build that this CPU and operating system can run, slowest first. Never empty. Thread-safe.
+const std::vector<const KernelTable*>& available_tables();
+
+// The last of available_tables(), or the one that the environment variable SBK_ISA names, read at the first call.
+// Null if SBK_ISA names one that is not available; `error` then lists the possible ones. Thread-safe.
+const KernelTable* active_table(std::string* error = nullptr);
+
+}  // namespace sbk

@@ -1,0 +1,76 @@
+// The ops over whole tensors: blocking and parallelism around the kernels. Arguments are checked by the frontends.
+//
+// All activations are fp32 and token-major: row r of a tensor starts at data + r * stride. Every function is thread-safe;
+// scratch memory is the calling threads' (core/workspace.h), std::bad_alloc is the only exception.
+#pragma once
+#include <cstdint>
+
+#include "core/packed.h"
+#include "core/parallel.h"
+#include "kernels/table.h"
+
+namespace sbk {
+
+// A row-major matrix; `stride` floats between rows.
+template <class T>
+struct Matrix {
+  T* data;
+  int64_t stride;
+
+  T* row(int64_t r) const { return data + r * stride; }
+};
+using Input = Matrix<const float>;
+using Output = Matrix<float>;
+
+// A grouped pointwise convolution with packed weights.
+struct Conv {
+  const PackedHeader* weight;
+  const float* bias;  // [n] or null
+
+  int64_t in_channels() const { return weight->k * weight->groups; }
+  int64_t out_channels() const { return weight->n; }
+};
+
+struct Norm {
+  const float* gamma;  // [channels]
+  const float* beta;   // [channels]
+  float eps;
+};
+
+// y = activation(conv(x)), [rows][out_channels]; x is [rows][in_channels]. y does not overlap x.
+void grouped_pointwise_conv(const KernelTable& table, const Parallel& parallel, const Conv& conv, Input x, int64_t rows,
+                            Activation activation, Output y);
+
+// y = layer_norm(conv(x) + residual); y may be the residual.
+void grouped_pointwise_conv_layer_norm(const KernelTable& table, const Parallel& parallel, const Conv& conv,
+                                       const Norm& norm, Input x, Input residual, int64_t rows, Output y);
+
+// Additive mask: value at data + b * stride[0] + h * stride[1] + q * stride[2] + key; strides may be 0.
+struct AttentionMask {
+  const float* data;  // null: no mask
+  int64_t stride[3];
+};
+
+struct AttentionBlock {
+  Conv query, key, value;  // equal out_channels = num_heads * head size
+  int64_t num_heads;
+};
+
+// context = attention of x with itself. x is [batch * length][in_channels], context [batch * length][out_channels]; no
+// overlap. One task per sequence and head: projections, softmax(q k^T / sqrt(d) + mask), times v.
+void attention_block(const KernelTable& table, const Parallel& parallel, const AttentionBlock& block, Input x,
+                     int64_t batch, int64_t length, const AttentionMask& mask, Output context);
+
+struct PostAttentionBlock {
+  Conv post, intermediate, output;
+  Norm post_norm, output_norm;
+  Activation activation;
+};
+
+// h = layer_norm(post(context) + residual); y = layer_norm(output(activation(intermediate(h))) + h). One task per tile of
+// tokens; where intermediate and output have equal groups, the hidden activations of one group at a time stay in cache.
+// y may be the residual or the context.
+void post_attention_block(const KernelTable& table, const Parallel& parallel, const PostAttentionBlock& block,
+                          Input context, Input residual, int64_t rows, Output y);
+
+}  // namespace sbk

@@ -1,0 +1,66 @@
+// Packed weights: the layout that the kernels read.
+//
+// A buffer holds one section per weight: a 64-byte header, then the values, padded to 64 bytes. The weight [n][k] of a
+// grouped conv has n / block blocks of `block` output columns; no block crosses a group. Within a block, vectors of `lanes`
+// columns form panels of `width` vectors (kernels/panels.h), and with  first = the panel's first vector:
+//
+//   value[b][first * lanes * k  +  step * width * lanes  +  lane]  =  w[b * block + first * lanes + lane][step]
+//
+//        step 0: |column 0 .. width*lanes-1|  step 1: |...|  ...        lanes behind the block's last column are 0
+//
+// so that a tile reads B front to back. Each block holds ceil(block / lanes) * lanes * k values.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "core/parallel.h"
+#include "kernels/table.h"
+
+namespace sbk {
+
+enum class WeightType : uint16_t { float32, float16, bfloat16 };
+
+// A weight as the user has it: row-major [n][k], k = input channels per group.
+struct Weight {
+  const void* data;
+  WeightType type;
+  int64_t n, k, groups;
+};
+
+struct alignas(64) PackedHeader {
+  char magic[4];  // "SBKP"
+  uint16_t version;
+  uint16_t lanes;
+  uint16_t tile_vectors;
+  uint16_t reserved[3];
+  int64_t n, k, groups, block;
+  uint64_t fingerprint;  // of a sample of the values packed
+  int64_t bytes;         // of the section, header included
+
+  const float* values() const { return reinterpret_cast<const float*>(this + 1); }
+  int64_t group_columns() const { return n / groups; }
+  // Floats of one block.
+  int64_t block_size() const { return (block + lanes - 1) / lanes * lanes * k; }
+  const float* block_values(int64_t b) const { return values() + b * block_size(); }
+};
+static_assert(sizeof(PackedHeader) == 64);
+
+// Columns per block: a whole group, or for attention (num_heads > 0) the largest piece that crosses neither a group nor a
+// head, so that every head can be computed on its own.
+int64_t block_columns(const Weight& weight, int64_t num_heads);
+
+// Bytes of the section of `weight`.
+int64_t packed_bytes(const KernelTable& table, const Weight& weight, int64_t num_heads);
+
+// Writes the section of `weight` at `out`, 64-byte aligned, packed_bytes(...) long.
+void pack(const KernelTable& table, const Weight& weight, int64_t num_heads, void* out, const Parallel& parallel);
+
+// A hash of a fixed sample of the values of `weight`, equal for equal values of the same type.
+uint64_t fingerprint(const Weight& weight);
+
+// The section of `weight` at `offset` of a buffer of `bytes`, and the offset behind it; null with a message in `error` if
+// it is not one, was packed for another tier or does not have the weight's shape.
+const PackedHeader* find_section(const KernelTable& table, const Weight& weight, int64_t num_heads, const void* buffer,
+                                 int64_t bytes, int64_t* offset, std::string* error);
+
+}  // namespace sbk

@@ -1,0 +1,11 @@
+// One kernel table per ISA tier. Which of them a build has is CMake's decision (SBK_HAVE_*); calling into one on a CPU
+// without its instructions is an illegal instruction: core/cpu.h chooses.
+#pragma once
+#include "kernels/table.h"
+
+namespace sbk {
+const KernelTable& table_scalar();
+const KernelTable& table_avx2();
+const KernelTable& table_avx512();
+const KernelTable& table_neon();
+}  // namespace sbk

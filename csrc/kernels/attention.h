@@ -1,0 +1,157 @@
+// One head of attention over blocks of queries and keys: AttentionArgs in table.h.
+//
+// Per block of query_block rows: for each block of key_block keys, scores into scratch, one pass of softmax over them that
+// also adds the mask, then the probabilities times V onto the running context. With up to key_block keys there is one block,
+// and the running maximum never has to be corrected.
+#pragma once
+#include "kernels/math.h"
+#include "kernels/table.h"
+#include "kernels/tile.h"
+
+namespace sbk {
+namespace {
+
+constexpr int64_t query_block = 24, key_block = 512;
+
+template <class V>
+constexpr int64_t round_up_lanes(int64_t n) {
+  return (n + V::lanes - 1) / V::lanes * V::lanes;
+}
+
+// Floats between rows of scores for `keys` keys: one cache line more than needed, since a power of two would put all rows
+// of a tile into the same few sets of L1.
+template <class V>
+constexpr int64_t score_stride(int64_t keys) {
+  return round_up_lanes<V>(keys < key_block ? keys : key_block) + 16;
+}
+
+// Scratch: scores [query_block][score_stride], context [query_block][d rounded up], running maximum and sum per row.
+template <class V>
+int64_t attention_scratch(int64_t keys, int64_t d) {
+  return query_block * (score_stride<V>(keys) + round_up_lanes<V>(d) + 2);
+}
+
+// c[rows][vectors] = a[rows][k] * b[k][...], or += with `accumulate`; c is padded to whole vectors.
+struct GemmTileArgs {
+  const float* a;
+  int64_t lda;
+  const float* b;
+  int64_t ldb;
+  float* c;
+  int64_t ldc, k;
+  bool accumulate;
+};
+
+template <class V>
+struct GemmTile {
+  template <int MR, int NV>
+  static void run(const GemmTileArgs& t) {
+    Tile<V, MR, NV> acc;
+    unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
+      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
+        acc[i][j] = t.accumulate ? V::load(t.c + i * t.ldc + j * V::lanes) : V::zero();
+      });
+    });
+    tile_mac<V, MR, NV>(acc, t.a, t.lda, t.b, t.ldb, t.k);
+    unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
+      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { V::store(t.c + i * t.ldc + j * V::lanes, acc[i][j]); });
+    });
+  }
+};
+
+template <class V>
+SBK_INLINE void gemm(const GemmTileArgs& t, int64_t rows, int64_t vectors) {
+  for_each_panel<V>(vectors, [&](Panel panel) SBK_INLINE_LAMBDA {
+    for (int64_t row = 0; row < rows; row += V::tile_rows) {
+      const int64_t left = rows - row;
+      GemmTileArgs tile = t;
+      tile.a += row * t.lda;
+      tile.b += panel.first * V::lanes;
+      tile.c += row * t.ldc + panel.first * V::lanes;
+      dispatch_tile<V, GemmTile<V>>(static_cast<int>(left < V::tile_rows ? left : V::tile_rows), panel.width, tile);
+    }
+  });
+}
+
+// Adds the mask to `keys` scaled scores, turns them into exp(score - maximum) and returns the factor by which what was
+// accumulated before must shrink. Lanes behind `keys` become probability 0.
+template <class V>
+SBK_INLINE float softmax_step(float* s, const float* mask, int64_t keys, float scale, float& running_max, float& sum) {
+  using f32 = typename V::f32;
+  const f32 vscale = V::set1(scale);
+  const float infinity = __builtin_inff();
+  f32 vmax = V::set1(-infinity);
+  int64_t c = 0;
+  for (; c + V::lanes <= keys; c += V::lanes) {
+    f32 x = V::mul(V::load(s + c), vscale);
+    if (mask) x = V::add(x, V::load(mask + c));
+    V::store(s + c, x);
+    vmax = V::max(vmax, x);
+  }
+  float block_max = V::reduce_max(vmax);
+  for (; c < keys; c++) {
+    s[c] = s[c] * scale + (mask ? mask[c] : 0.0f);
+    block_max = s[c] > block_max ? s[c] : block_max;
+  }
+  const int64_t padded = round_up_lanes<V>(keys);
+  for (; c < padded; c++) s[c] = -infinity;
+
+  const float new_max = block_max > running_max ? block_max : running_max;
+  // All -inf so far: any finite reference gives exp(-inf) = 0; -inf itself would give NaN before a finite score arrives.
+  const float reference = new_max == -infinity ? 0.0f : new_max;
+  const f32 vreference = V::set1(reference);
+  f32 vsum = V::zero();
+  for (c = 0; c < padded; c += V::lanes) {
+    const f32 e = vexp<V>(V::sub(V::load(s + c), vreference));
+    V::store(s + c, e);
+    vsum = V::add(vsum, e);
+  }
+  const float shrink = running_max == -infinity ? 0.0f : V::reduce_max(vexp<V>(V::set1(running_max - reference)));
+  running_max = new_max;
+  sum = sum * shrink + V::reduce_add(vsum);
+  return shrink;
+}
+
+template <class V>
+void attention(const AttentionArgs& p) {
+  using f32 = typename V::f32;
+  const int64_t dp = round_up_lanes<V>(p.d);
+  const int64_t lds = score_stride<V>(p.keys);
+  float* scores = p.scratch;
+  float* context = scores + query_block * lds;
+  float* running_max = context + query_block * dp;
+  float* sum = running_max + query_block;
+
+  for (int64_t row = 0; row < p.rows; row += query_block) {
+    const int64_t rows = p.rows - row < query_block ? p.rows - row : query_block;
+    for (int64_t r = 0; r < rows; r++) running_max[r] = -__builtin_inff(), sum[r] = 0.0f;
+
+    for (int64_t key = 0; key < p.keys; key += key_block) {
+      const int64_t keys = p.keys - key < key_block ? p.keys - key : key_block;
+      gemm<V>({p.q + row * p.ldq, p.ldq, p.kt + key, p.ldk, scores, lds, p.d, false}, rows,
+              (keys + V::lanes - 1) / V::lanes);
+      for (int64_t r = 0; r < rows; r++) {
+        const float* mask = p.mask ? p.mask + (row + r) * p.mask_row_stride + key : nullptr;
+        const float shrink = softmax_step<V>(scores + r * lds, mask, keys, p.scale, running_max[r], sum[r]);
+        if (key > 0) {
+          const f32 factor = V::set1(shrink);
+          float* c = context + r * dp;
+          for (int64_t j = 0; j < dp; j += V::lanes) V::store(c + j, V::mul(V::load(c + j), factor));
+        }
+      }
+      gemm<V>({scores, lds, p.v + key * p.ldv, p.ldv, context, dp, keys, key > 0}, rows, dp / V::lanes);
+    }
+
+    for (int64_t r = 0; r < rows; r++) {
+      const f32 total = V::set1(sum[r]);
+      const float* c = context + r * dp;
+      float* out = p.context + (row + r) * p.ldc;
+      int64_t j = 0;
+      for (; j + V::lanes <= p.d; j += V::lanes) V::store(out + j, V::div(V::load(c + j), total));
+      if (j < p.d) V::store_partial(out + j, V::div(V::load(c + j), total), p.d - j);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sbk

@@ -1,0 +1,73 @@
+// Kernels that work row by row or only move data: LayerNorm and transposition. Contracts in table.h.
+#pragma once
+#include "kernels/table.h"
+#include "simd/unroll.h"
+
+namespace sbk {
+namespace {
+
+// Sum over a row of f(vector, lanes in use): four running sums, then the tail, in an order that depends on n alone.
+template <class V, class F, class G>
+SBK_INLINE float sum_row(const float* x, int64_t n, F f, G scalar) {
+  using f32 = typename V::f32;
+  f32 s[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  int64_t c = 0;
+  for (; c + 4 * V::lanes <= n; c += 4 * V::lanes) {
+    unroll<4>([&](auto i) SBK_INLINE_LAMBDA { s[i] = f(s[i], V::load(x + c + i * V::lanes)); });
+  }
+  for (; c + V::lanes <= n; c += V::lanes) s[0] = f(s[0], V::load(x + c));
+  float total = V::reduce_add(V::add(V::add(s[0], s[1]), V::add(s[2], s[3])));
+  for (; c < n; c++) total += scalar(x[c]);
+  return total;
+}
+
+template <class V>
+void layer_norm(const LayerNormArgs& p) {
+  using f32 = typename V::f32;
+  const float inverse_n = 1.0f / static_cast<float>(p.n);
+  for (int64_t r = 0; r < p.rows; r++) {
+    const float* x = p.x + r * p.ldx;
+    float* y = p.y + r * p.ldy;
+    const float mean = inverse_n * sum_row<V>(
+        x, p.n, [](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, v); }, [](float v) SBK_INLINE_LAMBDA { return v; });
+    const f32 vmean = V::set1(mean);
+    // Two passes: the sum of squared deviations, not E[x^2] - mean^2, which cancels.
+    const float variance = inverse_n * sum_row<V>(
+        x, p.n,
+        [&](f32 s, f32 v) SBK_INLINE_LAMBDA {
+          const f32 d = V::sub(v, vmean);
+          return V::fma(d, d, s);
+        },
+        [&](float v) SBK_INLINE_LAMBDA { return (v - mean) * (v - mean); });
+    const float rstd = 1.0f / __builtin_sqrtf(variance + p.eps);
+    const f32 vrstd = V::set1(rstd);
+    int64_t c = 0;
+    for (; c + V::lanes <= p.n; c += V::lanes) {
+      const f32 normal = V::mul(V::sub(V::load(x + c), vmean), vrstd);
+      V::store(y + c, V::fma(normal, V::load(p.gamma + c), V::load(p.beta + c)));
+    }
+    for (; c < p.n; c++) y[c] = (x[c] - mean) * rstd * p.gamma[c] + p.beta[c];
+  }
+}
+
+template <class V>
+void transpose(const TransposeArgs& p) {
+  constexpr int L = V::lanes;
+  for (int64_t r = 0; r < p.rows; r += L) {
+    int64_t c = 0;
+    if (r + L <= p.rows) {
+      for (; c + L <= p.cols; c += L) {
+        typename V::f32 block[L];
+        unroll<L>([&](auto i) SBK_INLINE_LAMBDA { block[i] = V::load(p.x + (r + i) * p.ldx + c); });
+        V::transpose(block);
+        unroll<L>([&](auto i) SBK_INLINE_LAMBDA { V::store(p.y + (c + i) * p.ldy + r, block[i]); });
+      }
+    }
+    for (; c < p.cols; c++) {
+      for (int64_t i = 0; i < L; i++) p.y[c * p.ldy + r + i] = r + i < p.rows ? p.x[(r + i) * p.ldx + c] : 0.0f;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sbk

@@ -1,0 +1,83 @@
+// The contract of every kernel, beside its arguments. One KernelTable per ISA tier drives dispatch, tests and benchmarks.
+//
+// All kernels are stateless: they allocate nothing, spawn nothing, lock nothing, and may run on any number of threads with
+// distinct outputs. Strides are in floats. Pointers need the alignment of a float only (packed panels: 64 bytes).
+// Outputs never overlap inputs unless a kernel says so. Preconditions are the caller's duty (core/ops.cpp checks them);
+// sizes may be 0. NaN and infinity propagate as in the formulas.
+//
+// A result depends on the values alone, never on how rows are split between calls: each element is one chain of
+// multiply-adds in the order of K.
+#pragma once
+#include <cstdint>
+
+namespace sbk {
+
+enum class Activation : int32_t { none, gelu, gelu_tanh, relu };
+
+// y[r][c] = activation(bias[c] + sum_k x[r][k] * w[c][k] + residual[r][c]),  r < rows, c < n
+struct ConvArgs {
+  const float* x;  // [rows][k]
+  int64_t ldx;     // floats between rows of x
+  const float* panels;  // w of this block of columns, packed for this tier: core/packed.h has the equation
+  const float* bias;      // [n] or null
+  const float* residual;  // [rows][n] or null; may be y itself
+  int64_t ldr;
+  float* y;  // [rows][n]
+  int64_t ldy;
+  int64_t rows, k, n;
+  Activation activation;  // not together with a residual
+};
+
+// y[r] = (x[r] - mean) / sqrt(variance + eps) * gamma + beta over the n channels; variance divides by n. y may be x.
+struct LayerNormArgs {
+  const float* x;
+  int64_t ldx;
+  const float* gamma;  // [n]
+  const float* beta;   // [n]
+  float* y;
+  int64_t ldy;
+  int64_t rows, n;
+  float eps;
+};
+
+// y[c][r] = x[r][c]: columns c < cols, rows r < rows. Writes the rest of the last vector of every y row with unspecified
+// finite or infinite values: ldy >= rows rounded up to lanes.
+struct TransposeArgs {
+  const float* x;
+  int64_t ldx;
+  float* y;
+  int64_t ldy;
+  int64_t rows, cols;
+};
+
+// One head of attention: context[r] = sum_j p[r][j] v[j], p[r] = softmax_j(scale * q[r] . k[j] + mask[r][j]).
+// Online softmax over blocks of keys; a row whose every score is -inf gives NaN, as softmax does.
+struct AttentionArgs {
+  const float* q;  // [rows][d]
+  int64_t ldq;
+  const float* kt;  // keys transposed, [d][keys]; readable up to `keys` rounded up to lanes
+  int64_t ldk;
+  const float* v;  // [keys][d]; readable up to d rounded up to lanes, what is behind d reaches no output
+  int64_t ldv;
+  const float* mask;        // [rows][keys], last stride 1, or null; may be null with any stride
+  int64_t mask_row_stride;  // 0 where all rows share one mask
+  float* context;           // [rows][d]
+  int64_t ldc;
+  float* scratch;  // attention_scratch(keys, d) floats, 64-byte aligned
+  int64_t rows, keys, d;
+  float scale;
+};
+
+struct KernelTable {
+  const char* isa;
+  int32_t lanes;
+  int32_t tile_vectors;  // widest panel, in vectors
+  int32_t tile_rows;
+  void (*conv)(const ConvArgs&);
+  void (*layer_norm)(const LayerNormArgs&);
+  void (*transpose)(const TransposeArgs&);
+  void (*attention)(const AttentionArgs&);
+  int64_t (*attention_scratch)(int64_t keys, int64_t d);  // floats
+};
+
+}  // namespace sbk

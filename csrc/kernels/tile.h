@@ -1,0 +1,79 @@
+// The GEMM tile: MR rows by NV vectors of accumulators that never leave registers.
+//
+//            b  [k][ldb]           NV vectors wide
+//            |........|........|........|
+//   a row i  |acc[i][0]  acc[i][1]  ... |     acc[i][j] += a[i][k] * b[k][j]   for k = 0, 1, ... in order
+//
+// B is a packed panel (ldb = NV * lanes) or any row-major matrix (attention's keys and values).
+#pragma once
+#include <cstdint>
+
+#include "kernels/panels.h"
+#include "simd/unroll.h"
+
+namespace sbk {
+namespace {
+
+template <class V, int MR, int NV>
+using Tile = typename V::f32[MR][NV];
+
+template <class V, int MR, int NV>
+SBK_INLINE void tile_mac(Tile<V, MR, NV>& acc, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k) {
+  using f32 = typename V::f32;
+  int64_t step = 0;
+  if constexpr (V::a_steps == 1) {
+    for (; step < k; step++, b += ldb) {
+      f32 bv[NV];
+      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = V::load(b + j * V::lanes); });
+      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
+        const auto av = V::load_a(a + i * lda + step);
+        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = V::template mac<0>(acc[i][j], av, bv[j]); });
+      });
+    }
+  } else {
+    for (; step + V::a_steps <= k; step += V::a_steps) {
+      typename V::a32 av[MR];
+      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { av[i] = V::load_a(a + i * lda + step); });
+      unroll<V::a_steps>([&](auto s) SBK_INLINE_LAMBDA {
+        f32 bv[NV];
+        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = V::load(b + j * V::lanes); });
+        b += ldb;
+        unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
+          unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = V::template mac<s>(acc[i][j], av[i], bv[j]); });
+        });
+      });
+    }
+    for (; step < k; step++, b += ldb) {
+      f32 bv[NV];
+      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = V::load(b + j * V::lanes); });
+      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
+        const f32 av = V::set1(a[i * lda + step]);
+        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = V::fma(av, bv[j], acc[i][j]); });
+      });
+    }
+  }
+}
+
+// Calls f.template operator()<mr, nv>(...) for run-time 1 <= rows <= V::tile_rows and 1 <= vectors <= V::tile_vectors
+// through a table of functions, one per size of tile: edges cost a smaller tile, never padding.
+template <class V, class F, class Args>
+SBK_INLINE void dispatch_tile(int rows, int vectors, const Args& args) {
+  using Function = void (*)(const Args&);
+  static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
+    struct {
+      Function f[sizeof...(I)];
+    } t{{&F::template run<I / V::tile_vectors + 1, I % V::tile_vectors + 1>...}};
+    return t;
+  }(std::make_integer_sequence<int, V::tile_rows * V::tile_vectors>{});
+  table.f[(rows - 1) * V::tile_vectors + vectors - 1](args);
+}
+
+// f(panel) for the panels of `vectors` vectors.
+template <class V, class F>
+SBK_INLINE void for_each_panel(int64_t vectors, F&& f) {
+  const int64_t panels = panel_count(vectors, V::tile_vectors);
+  for (int64_t p = 0; p < panels; p++) f(panel_at(vectors, V::tile_vectors, p));
+}
+
+}  // namespace
+}  // namespace sbk

@@ -1,0 +1,69 @@
+// AVX-512 (F, BW, DQ, VL): 16 lanes, a tile of 8 x 3 vectors (24 accumulators, 3 of B, broadcasts of A from memory). 8 x 3
+// divides 192, 768 and 128: no remainders on SqueezeBERT's own shapes.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "simd/unroll.h"
+
+namespace sbk {
+namespace {
+
+struct Avx512 {
+  static constexpr const char* isa = "avx512";
+  static constexpr int lanes = 16, tile_rows = 8, tile_vectors = 3, a_steps = 1;
+  using f32 = __m512;
+  using a32 = __m512;
+
+  static SBK_INLINE __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+  static SBK_INLINE f32 zero() { return _mm512_setzero_ps(); }
+  static SBK_INLINE f32 set1(float x) { return _mm512_set1_ps(x); }
+  static SBK_INLINE f32 load(const float* p) { return _mm512_loadu_ps(p); }
+  static SBK_INLINE f32 load_partial(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  static SBK_INLINE void store(float* p, f32 v) { _mm512_storeu_ps(p, v); }
+  static SBK_INLINE void store_partial(float* p, f32 v, int64_t n) { _mm512_mask_storeu_ps(p, first(n), v); }
+  static SBK_INLINE f32 add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
+  static SBK_INLINE f32 sub(f32 a, f32 b) { return _mm512_sub_ps(a, b); }
+  static SBK_INLINE f32 mul(f32 a, f32 b) { return _mm512_mul_ps(a, b); }
+  static SBK_INLINE f32 div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
+  static SBK_INLINE f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
+  static SBK_INLINE f32 min(f32 a, f32 b) { return _mm512_min_ps(a, b); }
+  static SBK_INLINE f32 max(f32 a, f32 b) { return _mm512_max_ps(a, b); }
+  static SBK_INLINE f32 zero_if_less(f32 r, f32 x, f32 y) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, y, _CMP_NLT_UQ), r);
+  }
+  static SBK_INLINE f32 round(f32 x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static SBK_INLINE f32 pow2(f32 n) {
+    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
+  }
+  static SBK_INLINE a32 load_a(const float* p) { return _mm512_set1_ps(*p); }
+  template <int S>
+  static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) { return _mm512_fmadd_ps(a, b, c); }
+  static SBK_INLINE void transpose(f32 (&r)[16]) {
+    f32 t[16];
+    // 4 x 4 blocks within each quarter of the registers, then the quarters.
+    unroll<4>([&](auto i) SBK_INLINE_LAMBDA {
+      const f32 a = _mm512_unpacklo_ps(r[4 * i], r[4 * i + 1]), b = _mm512_unpackhi_ps(r[4 * i], r[4 * i + 1]);
+      const f32 c = _mm512_unpacklo_ps(r[4 * i + 2], r[4 * i + 3]), d = _mm512_unpackhi_ps(r[4 * i + 2], r[4 * i + 3]);
+      t[4 * i + 0] = _mm512_shuffle_ps(a, c, 0x44);
+      t[4 * i + 1] = _mm512_shuffle_ps(a, c, 0xee);
+      t[4 * i + 2] = _mm512_shuffle_ps(b, d, 0x44);
+      t[4 * i + 3] = _mm512_shuffle_ps(b, d, 0xee);
+    });
+    unroll<4>([&](auto i) SBK_INLINE_LAMBDA {
+      const f32 a = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88), b = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
+      const f32 c = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0x88), d = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0xdd);
+      r[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+      r[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+      r[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
+      r[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    });
+  }
+  static SBK_INLINE float reduce_add(f32 v) { return _mm512_reduce_add_ps(v); }
+  static SBK_INLINE float reduce_max(f32 v) { return _mm512_reduce_max_ps(v); }
+};
+
+}  // namespace
+}  // namespace sbk

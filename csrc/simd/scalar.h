@@ -1,0 +1,66 @@
+// The Vec concept, described here and met by avx2.h, avx512.h and neon.h; and its scalar model, which runs anywhere.
+//
+// A Vec is a stateless struct of static functions over one register type:
+//   isa                 name of the tier, as in SBK_ISA
+//   f32, lanes          a vector of `lanes` floats
+//   tile_rows           most rows of a GEMM tile     } tile_rows x tile_vectors accumulators, tile_vectors of B and
+//   tile_vectors        most vectors across a tile   } one operand of A fit the register file
+//   a32, a_steps        an operand of A: `a_steps` neighbours along K of one row, loaded at once
+//   load_a(p)           reads a_steps floats at p
+//   mac<s>(c, a, b)     c + a[s] * b, rounded once where the ISA has a fused multiply-add
+//   load/store(p)       unaligned; load_partial/store_partial(p, n) touch only the first n < lanes floats, zero the rest
+//   min(a, b), max(a, b)   return b where either is NaN, so that max(limit, x) keeps a NaN of x
+//   zero_if_less(r, x, y)  x < y ? 0 : r, per lane
+//   pow2(n)             2^n for integral n in [-126, 128]; 2^128 is inf
+//   transpose(r)        r[i][j] <-> r[j][i] of a lanes x lanes block
+//   reduce_add/reduce_max  over the lanes, in a fixed order
+// Everything is in an anonymous namespace: each ISA tier is compiled with flags of its own, and two tiers must never
+// share a function that the linker could merge.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "simd/unroll.h"
+
+namespace sbk {
+namespace {
+
+struct Scalar {
+  static constexpr const char* isa = "scalar";
+  static constexpr int lanes = 1, tile_rows = 4, tile_vectors = 4, a_steps = 1;
+  using f32 = float;
+  using a32 = float;
+
+  static SBK_INLINE f32 zero() { return 0.0f; }
+  static SBK_INLINE f32 set1(float x) { return x; }
+  static SBK_INLINE f32 load(const float* p) { return *p; }
+  static SBK_INLINE f32 load_partial(const float*, int64_t) { return 0.0f; }
+  static SBK_INLINE void store(float* p, f32 v) { *p = v; }
+  static SBK_INLINE void store_partial(float*, f32, int64_t) {}
+  static SBK_INLINE f32 add(f32 a, f32 b) { return a + b; }
+  static SBK_INLINE f32 sub(f32 a, f32 b) { return a - b; }
+  static SBK_INLINE f32 mul(f32 a, f32 b) { return a * b; }
+  static SBK_INLINE f32 div(f32 a, f32 b) { return a / b; }
+  static SBK_INLINE f32 fma(f32 a, f32 b, f32 c) { return a * b + c; }
+  static SBK_INLINE f32 min(f32 a, f32 b) { return a < b ? a : b; }
+  static SBK_INLINE f32 max(f32 a, f32 b) { return a > b ? a : b; }
+  static SBK_INLINE f32 zero_if_less(f32 r, f32 x, f32 y) { return x < y ? 0.0f : r; }
+  // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer for |x| < 2^22.
+  static SBK_INLINE f32 round(f32 x) { return (x + 12582912.0f) - 12582912.0f; }
+  static SBK_INLINE f32 pow2(f32 n) {
+    const int32_t biased = n == n ? static_cast<int32_t>(n) + 127 : 0;
+    const int32_t bits = biased * (int32_t{1} << 23);
+    float r;
+    std::memcpy(&r, &bits, sizeof r);
+    return r;
+  }
+  static SBK_INLINE a32 load_a(const float* p) { return *p; }
+  template <int S>
+  static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) { return a * b + c; }
+  static SBK_INLINE void transpose(f32 (&)[1]) {}
+  static SBK_INLINE float reduce_add(f32 v) { return v; }
+  static SBK_INLINE float reduce_max(f32 v) { return v; }
+};
+
+}  // namespace
+}  // namespace sbk

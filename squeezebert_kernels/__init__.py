@@ -1,0 +1,44 @@
+"""Fused CPU and GPU kernels for SqueezeBERT, BERT and other networks of grouped 1x1 convolutions.
+
+Two ways in: :func:`optimize` puts the kernels under a live model; the ``SqueezeBert*`` classes are drop-in versions of
+transformers' own. :func:`report` says what runs on the kernels and what does not, and why.
+"""
+
+from . import ops, reference
+from .configuration import SqueezeBertConfig
+from .heads import (
+    SqueezeBertForMaskedLM,
+    SqueezeBertForMultipleChoice,
+    SqueezeBertForQuestionAnswering,
+    SqueezeBertForSequenceClassification,
+    SqueezeBertForTokenClassification,
+)
+from .modeling import SqueezeBertModel, SqueezeBertPreTrainedModel
+from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
+from .optimize import Report, disable, enable, optimize, report, restore
+from .tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GroupedPointwiseConv1d",
+    "GroupedPointwiseConv2d",
+    "Report",
+    "SqueezeBertConfig",
+    "SqueezeBertForMaskedLM",
+    "SqueezeBertForMultipleChoice",
+    "SqueezeBertForQuestionAnswering",
+    "SqueezeBertForSequenceClassification",
+    "SqueezeBertForTokenClassification",
+    "SqueezeBertModel",
+    "SqueezeBertPreTrainedModel",
+    "SqueezeBertTokenizer",
+    "SqueezeBertTokenizerFast",
+    "disable",
+    "enable",
+    "ops",
+    "optimize",
+    "reference",
+    "report",
+    "restore",
+]

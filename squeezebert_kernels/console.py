@@ -1,0 +1,78 @@
+"""What the subcommands share: the terminal, quiet libraries, and errors for the user."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import _native
+
+
+class UserError(Exception):
+    """Something the user can fix: shown in one line, without a traceback."""
+
+
+def make_console() -> Console:
+    """Standard output; a fixed width where it is not a terminal, so that tables stay readable in a log."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def make_progress(console: Console) -> Progress:
+    """A progress bar that disappears when it is done; redrawn only on refresh(), so that it never disturbs a timing."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        auto_refresh=False,
+    )
+
+
+def quiet_transformers() -> None:
+    """No warnings or progress bars of its own from transformers."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def checked_isa() -> str:
+    """The ISA tier in use; UserError where SBK_ISA asks for an impossible one."""
+    try:
+        return _native.isa()
+    except ValueError as error:
+        raise UserError(error) from None
+
+
+def cpu_name() -> str:
+    """The processor's name as the operating system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def usable_cpus() -> int:
+    """Logical processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def machine_line() -> str:
+    """One line about the machine that a result came from."""
+    return (
+        f"{cpu_name()}, {usable_cpus()} logical CPUs, {torch.get_num_threads()} threads, "
+        f"ISA {checked_isa()}, torch {torch.__version__}"
+    )

@@ -1,0 +1,166 @@
+"""Gradient formulas of the ops in plain differentiable torch: every forward value is recomputed from the inputs.
+
+Each function returns the gradients of the op's floating inputs, None where ``needs`` says that none is wanted. They are
+made of aten ops that have derivatives themselves, so second derivatives are right as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import reference
+
+aten = torch.ops.aten
+Grad = Tensor | None
+
+
+class ConvGrads(NamedTuple):
+    x: Grad
+    weight: Grad
+    bias: Grad
+
+
+class ConvNormGrads(NamedTuple):
+    x: Grad
+    weight: Grad
+    bias: Grad
+    residual: Grad
+    norm_weight: Grad
+    norm_bias: Grad
+
+
+def activation_backward(grad: Tensor, z: Tensor, activation: str) -> Tensor:
+    """d activation(z) / dz * grad."""
+    if activation == "gelu":
+        return aten.gelu_backward(grad, z)
+    if activation == "gelu_tanh":
+        return aten.gelu_backward(grad, z, approximate="tanh")
+    if activation == "relu":
+        return aten.threshold_backward(grad, z, 0)
+    return grad
+
+
+def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, groups: int, needs: Sequence[bool]) -> ConvGrads:
+    """Gradients of ``reference.grouped_pointwise_conv`` without activation; ``needs`` for (x, weight, bias)."""
+    c_out, k = weight.shape[0], weight.shape[1]
+    grad_g = grad.reshape(-1, groups, c_out // groups)
+    dx = dw = db = None
+    if needs[0]:
+        dx = torch.einsum("tgn,gnk->tgk", grad_g, weight.reshape(groups, c_out // groups, k)).reshape(x.shape)
+    if needs[1]:
+        dw = torch.einsum("tgn,tgk->gnk", grad_g, x.reshape(-1, groups, k)).reshape(weight.shape)
+    if needs[2]:
+        db = grad.reshape(-1, c_out).sum(0)
+    return ConvGrads(dx, dw, db)
+
+
+def conv_activation_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Grad, groups: int, activation: str, needs: Sequence[bool]
+) -> ConvGrads:
+    """Gradients of ``grouped_pointwise_conv`` with its activation."""
+    if activation != "none":
+        z = reference.grouped_pointwise_conv(x, weight, bias, groups=groups)
+        grad = activation_backward(grad, z, activation)
+    return conv_backward(grad, x, weight, groups, needs)
+
+
+def conv_layer_norm_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Grad,
+    residual: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    groups: int,
+    eps: float,
+    needs: Sequence[bool],
+) -> ConvNormGrads:
+    """Gradients of ``grouped_pointwise_conv_layer_norm``, in the order of its tensors."""
+    shape = [weight.shape[0]]
+    y = reference.grouped_pointwise_conv(x, weight, bias, groups=groups) + residual
+    _, mean, rstd = aten.native_layer_norm(y, shape, norm_weight, norm_bias, eps)
+    dy, dgamma, dbeta = aten.native_layer_norm_backward(
+        grad.contiguous(), y, shape, mean, rstd, norm_weight, norm_bias, [True, needs[4], needs[5]]
+    )
+    dx, dw, db = conv_backward(dy, x, weight, groups, needs)
+    return ConvNormGrads(dx, dw, db, dy, dgamma, dbeta)
+
+
+def attention_backward(
+    grad: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Grad],
+    attention_mask: Grad,
+    num_heads: int,
+    groups: Sequence[int],
+    needs_x: bool,
+    needs_weights: Sequence[bool],
+    needs_biases: Sequence[bool],
+) -> tuple[Grad, list[ConvGrads], Grad]:
+    """Gradients of ``attention_block``: (dx, [q, k, v conv gradients], d attention_mask)."""
+    q, k, v = (
+        reference.split_heads(reference.grouped_pointwise_conv(x, w, b, groups=g), num_heads)
+        for w, b, g in zip(weights, biases, groups)
+    )
+    scale = 1.0 / math.sqrt(q.shape[-1])
+    scores = torch.matmul(q, k.transpose(-1, -2)) * scale
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probs = torch.softmax(scores, dim=-1)
+    grad_heads = reference.split_heads(grad, num_heads)
+    dv = torch.matmul(probs.transpose(-1, -2), grad_heads)
+    dprobs = torch.matmul(grad_heads, v.transpose(-1, -2))
+    dscores = aten._softmax_backward_data(dprobs, probs, -1, probs.dtype)
+    dq = torch.matmul(dscores, k) * scale
+    dk = torch.matmul(dscores.transpose(-1, -2), q) * scale
+    convs = [
+        conv_backward(d.transpose(1, 2).flatten(2), x, w, g, (needs_x, need_w, need_b))
+        for d, w, g, need_w, need_b in zip((dq, dk, dv), weights, groups, needs_weights, needs_biases)
+    ]
+    dx = None
+    for conv in convs:
+        if conv.x is not None:
+            dx = conv.x if dx is None else dx + conv.x
+    dmask = None if attention_mask is None else dscores.sum_to_size(attention_mask.shape)
+    return dx, convs, dmask
+
+
+def post_attention_backward(
+    grad: Tensor,
+    post: Sequence[Tensor],
+    intermediate: Sequence[Tensor],
+    output: Sequence[Tensor],
+    groups: Sequence[int],
+    activation: str,
+    eps: Sequence[float],
+    needs: Sequence[Sequence[bool]],
+) -> tuple[ConvNormGrads, ConvGrads, ConvNormGrads]:
+    """Gradients of ``post_attention_block`` per phase.
+
+    ``post`` is (context, weight, bias, residual, norm_weight, norm_bias), ``intermediate`` (weight, bias) and ``output``
+    (weight, bias, norm_weight, norm_bias); ``needs`` follows them.
+    """
+    context, post_w, post_b, residual, post_nw, post_nb = post
+    h = reference.grouped_pointwise_conv_layer_norm(
+        context, post_w, post_b, residual, post_nw, post_nb, groups=groups[0], eps=eps[0]
+    )
+    z = reference.grouped_pointwise_conv(h, intermediate[0], intermediate[1], groups=groups[1])
+    hidden = reference.apply_activation(z, activation)
+    need_out = (True, needs[2][0], needs[2][1], True, needs[2][2], needs[2][3])
+    out = conv_layer_norm_backward(
+        grad, hidden, output[0], output[1], h, output[2], output[3], groups[2], eps[1], need_out
+    )
+    dz = activation_backward(out.x, z, activation)
+    inter = conv_backward(dz, h, intermediate[0], groups[1], (True, *needs[1]))
+    dh = out.residual + inter.x
+    first = conv_layer_norm_backward(
+        dh, context, post_w, post_b, residual, post_nw, post_nb, groups[0], eps[0], needs[0]
+    )
+    return first, inter, out

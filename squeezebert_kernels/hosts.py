@@ -1,0 +1,132 @@
+"""transformers' own encoders with the fused kernels under them.
+
+The classes add no state: :func:`squeezebert_kernels.optimize` turns a live module into one by changing its class, and
+:func:`squeezebert_kernels.enable` lets transformers build them in the first place. Whatever the kernels cannot do is
+handed to the class they derive from, layer by layer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.bert import modeling_bert
+from transformers.models.squeezebert import modeling_squeezebert
+
+from .modules import LayerParts, fused_or_reason, remember_fallback
+
+_ENCODER_OPTIONS = tuple(inspect.signature(modeling_squeezebert.SqueezeBertEncoder.forward).parameters)[3:]
+_BERT_OPTIONS = tuple(inspect.signature(modeling_bert.BertLayer.forward).parameters)[3:]
+# transformers 4 passes head masks around and returns tuples from a BertLayer.
+_BERT_RETURNS_TUPLE = "head_mask" in _BERT_OPTIONS
+
+
+def _asks_for_head_mask(head_mask: Any) -> bool:
+    return head_mask is not None and any(mask is not None for mask in head_mask)
+
+
+def squeezebert_layer_reason(layer: Any) -> str | None:
+    """Why a layer of a transformers SqueezeBERT encoder is not one that the kernels know; None if it is."""
+    if type(layer) is not modeling_squeezebert.SqueezeBertModule:
+        return f"the layer is a {type(layer).__name__}"
+    if "forward" in layer.__dict__:
+        return "the layer's forward is patched"
+    return None
+
+
+class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
+    """transformers' SqueezeBertEncoder, token-major between layers: no transposes, two kernels a layer."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Arguments and results of SqueezeBertEncoder.forward."""
+        options = dict(zip(_ENCODER_OPTIONS, args), **kwargs)
+        if options.get("output_attentions") or _asks_for_head_mask(options.get("head_mask")):
+            for layer in self.layers:
+                remember_fallback(layer, "attention scores or a head mask were asked for")
+            return super().forward(hidden_states, attention_mask, *args, **kwargs)
+        all_hidden_states = [hidden_states]
+        for layer in self.layers:
+            reason = squeezebert_layer_reason(layer)
+            fused = None
+            if reason is None:
+                fused = fused_or_reason(layer, LayerParts.of_squeezebert(layer), hidden_states, attention_mask)
+            else:
+                remember_fallback(layer, reason)
+            if fused is None:
+                outputs = layer.forward(hidden_states.permute(0, 2, 1), attention_mask, False)
+                fused = outputs["feature_map"].permute(0, 2, 1)
+            hidden_states = fused
+            all_hidden_states.append(hidden_states)
+        wanted = tuple(all_hidden_states) if options.get("output_hidden_states") else None
+        if not options.get("return_dict", True):
+            return (hidden_states,) if wanted is None else (hidden_states, wanted)
+        return BaseModelOutput(last_hidden_state=hidden_states, hidden_states=wanted, attentions=None)
+
+
+def _collects_attentions() -> bool:
+    """Whether transformers 5 is recording attention probabilities through hooks during this call."""
+    try:
+        from transformers.utils.output_capturing import _active_collector
+    except ImportError:
+        return False
+    collected = _active_collector.get()
+    return collected is not None and "attentions" in collected
+
+
+def bert_layer_reason(layer: Any) -> str | None:
+    """Why a BertLayer is not an encoder layer that the kernels know; None if it is."""
+    if layer.is_decoder or layer.add_cross_attention:
+        return "a decoder layer"
+    if layer.chunk_size_feed_forward:
+        return f"chunk_size_feed_forward={layer.chunk_size_feed_forward}"
+    if "forward" in layer.__dict__ or "feed_forward_chunk" in layer.__dict__:
+        return "the layer's forward is patched"
+    return None
+
+
+class FusedBertLayer(modeling_bert.BertLayer):
+    """transformers' BertLayer on the fused kernels: a SqueezeBERT layer with one group."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Arguments and results of BertLayer.forward."""
+        options = dict(zip(_BERT_OPTIONS, args), **kwargs)
+        reason = bert_layer_reason(self)
+        if reason is None:
+            if options.get("output_attentions") or _collects_attentions():
+                reason = "attention probabilities were asked for"
+            elif any(options.get(name) is not None for name in ("head_mask", "encoder_hidden_states", "past_key_values")):
+                reason = "a head mask, encoder states or a key/value cache were passed"
+            elif attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.dim() == 4):
+                reason = f"attention_mask is no 4-D tensor but {type(attention_mask).__name__}"
+        if reason is not None:
+            remember_fallback(self, reason)
+            return super().forward(hidden_states, attention_mask, *args, **kwargs)
+        if attention_mask is not None:
+            attention_mask = _additive(attention_mask, hidden_states.dtype)
+        fused = fused_or_reason(self, LayerParts.of_bert(self), hidden_states, attention_mask)
+        if fused is None:
+            return super().forward(hidden_states, attention_mask, *args, **kwargs)
+        return (fused,) if _BERT_RETURNS_TUPLE else fused
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask (True: attend) as an additive one; an additive mask as it is."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+STOCK_TO_FUSED: dict[type, type] = {
+    modeling_squeezebert.SqueezeBertEncoder: FusedSqueezeBertEncoder,
+    modeling_bert.BertLayer: FusedBertLayer,
+}
+"""Stock class -> the class that stands in for it; the keys are exact classes, not their subclasses."""
+
+HOMES = {
+    modeling_squeezebert.SqueezeBertEncoder: modeling_squeezebert,
+    modeling_bert.BertLayer: modeling_bert,
+}
+"""The module in whose namespace transformers looks each stock class up when it builds a model."""

@@ -1,0 +1,320 @@
+"""Modules on the kernels: drop-in grouped 1x1 convolutions and the fused encoder layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as _torch_module
+
+from . import ops
+from .packing import PackedWeights
+
+__all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "LayerParts", "fused_layer", "try_fused_layer"]
+
+
+class _GroupedPointwiseConv:
+    """What the 1d and the 2d module share; a mixin in front of nn.Conv1d or nn.Conv2d."""
+
+    channels_last = False
+
+    def _check_pointwise(self: Any) -> None:
+        reason = why_not_pointwise(self)
+        if reason:
+            raise ValueError(f"{type(self).__name__}: {reason}")
+
+    def _packed_weights(self: Any) -> PackedWeights:
+        packed = self.__dict__.get("_sbk_packed")
+        if packed is None:
+            packed = self.__dict__["_sbk_packed"] = PackedWeights()
+        return packed
+
+    def _token_major(self: Any, x: Tensor) -> Tensor:
+        packed = self._packed_weights().get([self.weight], [self.groups])
+        return ops.grouped_pointwise_conv(x, self.weight, self.bias, groups=self.groups, packed=packed)
+
+    def _channels_first(self: Any, x: Tensor, spatial: int) -> Tensor:
+        if x.dim() not in (spatial + 1, spatial + 2):
+            raise ValueError(
+                f"input must have {spatial + 1} (unbatched) or {spatial + 2} dimensions, got shape {list(x.shape)}"
+            )
+        return self._token_major(x.movedim(-spatial - 1, -1)).movedim(-1, -spatial - 1)
+
+
+class GroupedPointwiseConv1d(_GroupedPointwiseConv, nn.Conv1d):
+    """nn.Conv1d with kernel_size=1 on the kernels; same parameters and state dict.
+
+    Input and output are [N, C, L] or [C, L]; with ``channels_last=True`` they are token-major, [..., C].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...] = 1,
+        *,
+        groups: int = 1,
+        bias: bool = True,
+        channels_last: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype)
+        self._check_pointwise()
+        self.channels_last = channels_last
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._token_major(input) if self.channels_last else self._channels_first(input, 1)
+
+
+class GroupedPointwiseConv2d(_GroupedPointwiseConv, nn.Conv2d):
+    """nn.Conv2d with kernel_size=1 on the kernels; same parameters and state dict.
+
+    Input and output are [N, C, H, W] or [C, H, W]. An input in torch.channels_last memory format is read without a
+    copy; the output is in channels_last memory format.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...] = 1,
+        *,
+        groups: int = 1,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype)
+        self._check_pointwise()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._channels_first(input, 2)
+
+
+def why_not_pointwise(conv: nn.Module) -> str | None:
+    """Why ``conv`` (an nn.Conv1d or nn.Conv2d) is not a 1x1 convolution that the kernels compute; None if it is."""
+    for name, wanted in (("kernel_size", 1), ("stride", 1), ("dilation", 1), ("padding", 0)):
+        value = getattr(conv, name)
+        if isinstance(value, str) or any(v != wanted for v in value):
+            return f"{name} must be {wanted}, got {value}"
+    return None
+
+
+class LayerParts(NamedTuple):
+    """The modules that make up one encoder layer, whoever defined it. ``groups`` of an nn.Linear is 1."""
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    post: nn.Module
+    post_norm: nn.LayerNorm
+    intermediate: nn.Module
+    activation: Any
+    output: nn.Module
+    output_norm: nn.LayerNorm
+    num_heads: int
+    dropouts: tuple[nn.Module, ...]
+    containers: tuple[nn.Module, ...]
+
+    @classmethod
+    def of_squeezebert(cls, layer: Any) -> LayerParts:
+        """Parts of a SqueezeBertModule, transformers' or ours."""
+        attention, post, output = layer.attention, layer.post_attention, layer.output
+        return cls(
+            attention.query, attention.key, attention.value, post.conv1d, post.layernorm,
+            layer.intermediate.conv1d, layer.intermediate.act, output.conv1d, output.layernorm,
+            attention.num_attention_heads,
+            (attention.dropout, post.dropout, output.dropout), (attention, post, layer.intermediate, output),
+        )  # fmt: skip
+
+    @classmethod
+    def of_bert(cls, layer: Any) -> LayerParts:
+        """Parts of a transformers BertLayer: a SqueezeBERT layer with all groups = 1."""
+        own, post, output = layer.attention.self, layer.attention.output, layer.output
+        return cls(
+            own.query, own.key, own.value, post.dense, post.LayerNorm,
+            layer.intermediate.dense, layer.intermediate.intermediate_act_fn, output.dense, output.LayerNorm,
+            own.num_attention_heads,
+            (own.dropout, post.dropout, output.dropout), (layer.attention, own, post, layer.intermediate, output),
+        )  # fmt: skip
+
+    def projections(self) -> tuple[nn.Module, ...]:
+        """The six convolutions."""
+        return (self.query, self.key, self.value, self.post, self.intermediate, self.output)
+
+    def children(self) -> Iterator[nn.Module]:
+        """Every module whose forward a fused layer does not call."""
+        yield from self.projections()
+        yield from (self.post_norm, self.output_norm)
+        yield from self.dropouts
+        yield from self.containers
+        if isinstance(self.activation, nn.Module):
+            yield self.activation
+
+
+_PROJECTIONS = {nn.Conv1d, nn.Linear, GroupedPointwiseConv1d}
+_CONTAINER_HOMES = ("transformers.models.", "squeezebert_kernels.")
+_TENSORS = (nn.Parameter, Tensor)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = [
+    getattr(_torch_module, name)
+    for name in ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks",
+                 "_global_backward_pre_hooks")
+]  # fmt: skip
+
+
+def _is_stock_norm(norm: nn.Module) -> bool:
+    return type(norm) is nn.LayerNorm or (
+        type(norm).__name__ == "SqueezeBertLayerNorm" and type(norm).__module__.startswith("transformers.")
+    )
+
+
+def _only_collects_attentions(hook: Any) -> bool:
+    """transformers 5 leaves hooks in place that do nothing unless ``output_attentions`` is asked for.
+
+    The layers that use them fall back on their own while attentions are collected.
+    """
+    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
+
+
+def why_no_kernel(x: Tensor) -> str | None:
+    """Why no kernel computes on tensors like ``x``; None if one does."""
+    if x.device.type not in ("cpu", "meta"):
+        return f"no kernels for device type {x.device.type!r}"
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"no kernels for {x.dtype}"
+    return None
+
+
+def why_not_fused(parts: LayerParts) -> str | None:
+    """Why the fused kernels must not stand in for these modules; None if they may.
+
+    A fused forward never calls the children, so it must not run where a child does anything of its own: another class
+    (LoRA, quantized, parametrized), a hook, a patched forward, or dropout while training.
+    """
+    for hooks in _GLOBAL_HOOKS:
+        if hooks:
+            return "a global module hook is registered"
+    for conv in parts.projections():
+        if type(conv) not in _PROJECTIONS:
+            return f"a projection is a {type(conv).__name__}, not a plain convolution or linear layer"
+        if type(conv) is not nn.Linear and why_not_pointwise(conv):
+            return f"a projection is not pointwise: {why_not_pointwise(conv)}"
+        if type(conv.weight) not in _TENSORS:
+            return f"a weight is a {type(conv.weight).__name__}, not a plain tensor"
+    for norm in (parts.post_norm, parts.output_norm):
+        if not _is_stock_norm(norm):
+            return f"a layer norm is a {type(norm).__name__}, not an nn.LayerNorm"
+        if norm.weight is None or norm.bias is None:
+            return "a layer norm has no weight or bias"
+    for child in parts.children():
+        for name in _HOOKS:
+            hooks = child.__dict__.get(name)
+            if hooks and not all(_only_collects_attentions(hook) for hook in hooks.values()):
+                return f"{type(child).__name__} has hooks"
+        if "forward" in child.__dict__:
+            return f"{type(child).__name__}.forward is patched"
+    for container in parts.containers:
+        if not type(container).__module__.startswith(_CONTAINER_HOMES):
+            return f"{type(container).__name__} is not a class of transformers"
+        if hasattr(container, "distance_embedding"):
+            return "relative position embeddings"
+    for dropout in parts.dropouts:
+        if type(dropout) is not nn.Dropout:
+            return f"a dropout is a {type(dropout).__name__}, not an nn.Dropout"
+        if dropout.training and dropout.p > 0:
+            return f"training with dropout {dropout.p}"
+    return None
+
+
+def activation_name(activation: Any) -> str | None:
+    """The fused activation that ``activation`` (a module or function) equals, None where no kernel fuses it."""
+    kind = type(activation)
+    if kind is nn.GELU:
+        return "gelu_tanh" if activation.approximate == "tanh" else "gelu"
+    if kind is nn.ReLU or activation in (torch.relu, nn.functional.relu):
+        return "relu"
+    if activation is nn.functional.gelu:
+        return "gelu"
+    if kind.__module__ == "transformers.activations":
+        return {
+            "GELUActivation": "gelu", "GELUTanh": "gelu_tanh", "PytorchGELUTanh": "gelu_tanh",
+            "NewGELUActivation": "gelu_tanh",
+        }.get(kind.__name__)  # fmt: skip
+    return None
+
+
+def _groups(conv: Any) -> int:
+    return getattr(conv, "groups", 1)
+
+
+def _packed(layer: nn.Module, name: str) -> PackedWeights:
+    """The packed weights that live with ``layer``, outside its state dict."""
+    packed = layer.__dict__.get(name)
+    if packed is None:
+        packed = layer.__dict__[name] = PackedWeights()
+    return packed
+
+
+def fused_layer(layer: nn.Module, parts: LayerParts, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """One encoder layer by the fused kernels; the caller made sure that ``why_not_fused(parts)`` is None.
+
+    Args:
+        layer: keeps the packed weights.
+        hidden_states: token-major, [B, S, C].
+        attention_mask: additive, broadcastable to [B, H, S, S], or None.
+    """
+    q, k, v = parts.query, parts.key, parts.value
+    qkv_groups = [_groups(q), _groups(k), _groups(v)]
+    context = ops.attention_block(
+        hidden_states, q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, attention_mask,
+        num_heads=parts.num_heads, q_groups=qkv_groups[0], k_groups=qkv_groups[1], v_groups=qkv_groups[2],
+        packed=_packed(layer, "_sbk_attention").get([q.weight, k.weight, v.weight], qkv_groups, parts.num_heads),
+    )  # fmt: skip
+    post, inter, out = parts.post, parts.intermediate, parts.output
+    post_norm, out_norm = parts.post_norm, parts.output_norm
+    groups = [_groups(post), _groups(inter), _groups(out)]
+    activation = activation_name(parts.activation)
+    if activation is not None:
+        return ops.post_attention_block(
+            context, hidden_states, post.weight, post.bias, post_norm.weight, post_norm.bias,
+            inter.weight, inter.bias, out.weight, out.bias, out_norm.weight, out_norm.bias,
+            post_groups=groups[0], intermediate_groups=groups[1], output_groups=groups[2],
+            activation=activation, post_eps=post_norm.eps, output_eps=out_norm.eps,
+            packed=_packed(layer, "_sbk_post_attention").get([post.weight, inter.weight, out.weight], groups),
+        )  # fmt: skip
+    h = ops.grouped_pointwise_conv_layer_norm(
+        context, post.weight, post.bias, hidden_states, post_norm.weight, post_norm.bias,
+        groups=groups[0], eps=post_norm.eps, packed=_packed(layer, "_sbk_post").get([post.weight], groups[:1]),
+    )  # fmt: skip
+    hidden = ops.grouped_pointwise_conv(
+        h, inter.weight, inter.bias, groups=groups[1],
+        packed=_packed(layer, "_sbk_intermediate").get([inter.weight], groups[1:2]),
+    )  # fmt: skip
+    return ops.grouped_pointwise_conv_layer_norm(
+        parts.activation(hidden), out.weight, out.bias, h, out_norm.weight, out_norm.bias,
+        groups=groups[2], eps=out_norm.eps, packed=_packed(layer, "_sbk_output").get([out.weight], groups[2:]),
+    )  # fmt: skip
+
+
+def fused_or_reason(
+    layer: nn.Module, parts: LayerParts, hidden_states: Tensor, attention_mask: Tensor | None
+) -> Tensor | None:
+    """``fused_layer``, or None with the reason kept for :func:`squeezebert_kernels.report`."""
+    reason = why_no_kernel(hidden_states) or why_not_fused(parts)
+    remember_fallback(layer, reason)
+    return fused_layer(layer, parts, hidden_states, attention_mask) if reason is None else None
+
+
+def try_fused_layer(layer: Any, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+    """``fused_layer`` of a SqueezeBERT layer, or None where it must not run (:func:`why_not_fused`)."""
+    return fused_or_reason(layer, LayerParts.of_squeezebert(layer), hidden_states, attention_mask)
+
+
+def remember_fallback(layer: nn.Module, reason: str | None) -> None:
+    """Keeps why the last forward of ``layer`` did not run fused (None: it did)."""
+    if not torch.compiler.is_compiling():
+        layer.__dict__["_sbk_last_fallback"] = reason

@@ -1,0 +1,464 @@
+"""The ops: schemas, shape functions, gradients and the checked public functions.
+
+``torch.ops.squeezebert_kernels.*`` are the ops as registered; the functions of this module are their public face: the same
+arguments, options keyword-only, arguments checked with messages that name them, any floating dtype.
+
+Kernels exist for float32 on CPU (C++). Half-precision CPU inputs are computed in float32 and rounded once at the end;
+float64, and devices without kernels, go to :mod:`squeezebert_kernels.reference`.
+
+Activations are token-major, [batch, sequence, channels]; weights are [C_out, C_in/groups] with any trailing 1s of a
+Conv1d/Conv2d weight. ``packed`` is an optional result of :func:`pack` for the same weights: it saves packing them in
+every call and changes no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _native, gradients, reference, validation
+
+__all__ = [
+    "attention_block",
+    "grouped_pointwise_conv",
+    "grouped_pointwise_conv_layer_norm",
+    "pack",
+    "packed_is_current",
+    "post_attention_block",
+]
+
+_NAMESPACE = "squeezebert_kernels"
+_library = torch.library.Library(_NAMESPACE, "DEF")
+_NEEDS_FIXED_STRIDES = (torch.Tag.pt2_compliant_tag,)
+
+_library.define(
+    "grouped_pointwise_conv(Tensor x, Tensor weight, Tensor? bias=None, int groups=1, str activation='none', "
+    "Tensor? packed=None) -> Tensor",
+    tags=_NEEDS_FIXED_STRIDES,
+)
+_library.define(
+    "grouped_pointwise_conv_layer_norm(Tensor x, Tensor weight, Tensor? bias, Tensor residual, Tensor norm_weight, "
+    "Tensor norm_bias, int groups=1, float eps=1e-12, Tensor? packed=None) -> Tensor",
+    tags=_NEEDS_FIXED_STRIDES,
+)
+_library.define(
+    "attention_block(Tensor x, Tensor q_weight, Tensor? q_bias, Tensor k_weight, Tensor? k_bias, Tensor v_weight, "
+    "Tensor? v_bias, Tensor? attention_mask, int num_heads, int q_groups=1, int k_groups=1, int v_groups=1, "
+    "Tensor? packed=None) -> Tensor",
+    tags=_NEEDS_FIXED_STRIDES,
+)
+_library.define(
+    "post_attention_block(Tensor context, Tensor residual, Tensor post_weight, Tensor? post_bias, "
+    "Tensor post_norm_weight, Tensor post_norm_bias, Tensor intermediate_weight, Tensor? intermediate_bias, "
+    "Tensor output_weight, Tensor? output_bias, Tensor output_norm_weight, Tensor output_norm_bias, "
+    "int post_groups=1, int intermediate_groups=1, int output_groups=1, str activation='gelu', "
+    "float post_eps=1e-12, float output_eps=1e-12, Tensor? packed=None) -> Tensor",
+    tags=_NEEDS_FIXED_STRIDES,
+)
+_library.define("pack(Tensor[] weights, int[] groups, int num_heads=0) -> Tensor")
+_library.define("packed_is_current(Tensor[] weights, Tensor packed) -> bool")
+_library.define("isa() -> str")
+_library.define("available_isas() -> str")
+_library.define("build_info() -> str")
+_native.load()
+
+_ops = torch.ops.squeezebert_kernels
+
+
+def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0) -> Tensor:
+    """Packs weights into the layout that the kernels of this CPU read.
+
+    Args:
+        weights: float32 CPU tensors [C_out, C_in/groups(, 1(, 1))]: the weight of a conv, (q, k, v) of an attention
+            block, or (post, intermediate, output) of a post-attention block.
+        groups: the number of groups of each.
+        num_heads: number of attention heads for (q, k, v), 0 otherwise.
+
+    Returns:
+        A 1-D uint8 tensor: opaque, self-describing, valid on this ISA tier only and checked on use.
+    """
+    for i, (w, g) in enumerate(zip(weights, groups, strict=True)):
+        if not isinstance(w, Tensor) or w.dtype != torch.float32 or w.device.type != "cpu":
+            raise ValueError(f"weights[{i}] must be a float32 CPU tensor, got {getattr(w, 'dtype', type(w).__name__)}")
+        if w.dim() < 2 or g < 1 or w.shape[0] % g or any(n != 1 for n in w.shape[2:]):
+            raise ValueError(f"weights[{i}] of shape {list(w.shape)} is no conv weight with groups[{i}]={g}")
+        if num_heads:
+            validation.check_heads(num_heads, w.shape[0])
+    _native.isa()
+    return _ops.pack([w.detach().contiguous() for w in weights], list(groups), num_heads)
+
+
+def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
+    """Whether ``packed`` was made from these values, by comparing a sample of every weight (not all of it)."""
+    return _ops.packed_is_current([w.detach().contiguous() for w in weights], packed)
+
+
+def _run(op, reference_op, tensors: Sequence[Tensor | None], call):
+    """Runs ``call(op, tensors)`` with the kernels where they exist for the dtype and device of ``tensors[0]``."""
+    x = tensors[0]
+    assert x is not None
+    device = x.device.type
+    if device in ("cpu", "meta"):
+        if x.dtype == torch.float32 or torch.is_autocast_enabled(device if device == "cpu" else "cpu"):
+            _native.isa()
+            return call(op, tensors)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            _native.isa()
+            return call(op, [None if t is None else t.float() for t in tensors]).to(x.dtype)
+    return call(reference_op, tensors)
+
+
+def grouped_pointwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    groups: int = 1,
+    activation: str | None = None,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """``activation(grouped 1x1 conv(x) + bias)``, the formula of torch.nn.Conv1d with kernel_size=1.
+
+    Args:
+        x: [..., C_in], any strides.
+        weight: [C_out, C_in/groups], trailing 1s allowed.
+        bias: [C_out] or None.
+        groups: divides C_in and C_out.
+        activation: None, "gelu" (erf), "gelu_tanh" or "relu".
+        packed: ``pack([weight], [groups])`` or None.
+
+    Returns:
+        [..., C_out], contiguous, the dtype of x.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; the message names it and its values.
+    """
+    act = validation.activation_name(activation)
+    _check_dtypes({"x": x, "weight": weight, "bias": bias}, "x")
+    validation.check_conv(x, weight, bias, groups)
+    validation.check_packed(packed)
+    return _run(
+        _ops.grouped_pointwise_conv.default,
+        reference.grouped_pointwise_conv,
+        (x, weight, bias),
+        lambda op, t: op(*t, groups=groups, activation=act, packed=packed),
+    )
+
+
+def grouped_pointwise_conv_layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *,
+    groups: int = 1,
+    eps: float = 1e-12,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """``layer_norm(grouped 1x1 conv(x) + bias + residual)`` over the channels.
+
+    Args:
+        x: [..., C_in]; weight: [C_out, C_in/groups]; bias: [C_out] or None.
+        residual: [..., C_out], the leading dimensions of x.
+        norm_weight, norm_bias: [C_out].
+        groups, packed: as in :func:`grouped_pointwise_conv`.
+        eps: added to the variance; transformers' SqueezeBERT uses 1e-12 whatever its config says.
+
+    Returns:
+        [..., C_out], contiguous.
+    """
+    named = {
+        "x": x, "weight": weight, "bias": bias,
+        "residual": residual, "norm_weight": norm_weight, "norm_bias": norm_bias,
+    }  # fmt: skip
+    _check_dtypes(named, "x")
+    validation.check_conv(x, weight, bias, groups)
+    _check_norm(x, residual, weight, {"norm_weight": norm_weight, "norm_bias": norm_bias})
+    validation.check_eps("eps", eps)
+    validation.check_packed(packed)
+    return _run(
+        _ops.grouped_pointwise_conv_layer_norm.default,
+        reference.grouped_pointwise_conv_layer_norm,
+        tuple(named.values()),
+        lambda op, t: op(*t, groups=groups, eps=eps, packed=packed),
+    )
+
+
+def attention_block(
+    x: Tensor,
+    q_weight: Tensor,
+    q_bias: Tensor | None,
+    k_weight: Tensor,
+    k_bias: Tensor | None,
+    v_weight: Tensor,
+    v_bias: Tensor | None,
+    attention_mask: Tensor | None = None,
+    *,
+    num_heads: int,
+    q_groups: int = 1,
+    k_groups: int = 1,
+    v_groups: int = 1,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """Self-attention up to its output projection: projections, ``softmax(q k^T / sqrt(d) + mask)``, times v.
+
+    Args:
+        x: [B, S, C].
+        q_weight, k_weight, v_weight: [H*d, C/groups]; q_bias, k_bias, v_bias: [H*d] or None.
+        attention_mask: additive, broadcastable to [B, H, S, S] (e.g. [B, 1, 1, S]), or boolean (True: attend), or None.
+        num_heads: H, divides the output channels.
+        q_groups, k_groups, v_groups: groups of the three convs.
+        packed: ``pack([q_weight, k_weight, v_weight], [q_groups, k_groups, v_groups], num_heads=H)`` or None.
+
+    Returns:
+        The context, [B, S, H*d], contiguous.
+    """
+    if isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.bool and isinstance(x, Tensor):
+        lowest = torch.finfo(x.dtype).min
+        attention_mask = torch.zeros_like(attention_mask, dtype=x.dtype).masked_fill(~attention_mask, lowest)
+    tensors = (x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask)
+    names = ("x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask")
+    _check_dtypes(dict(zip(names, tensors)), "x")
+    _check_attention(*tensors, num_heads, q_groups, k_groups, v_groups)
+    validation.check_packed(packed)
+    return _run(
+        _ops.attention_block.default,
+        reference.attention_block,
+        tensors,
+        lambda op, t: op(
+            *t, num_heads=num_heads, q_groups=q_groups, k_groups=k_groups, v_groups=v_groups, packed=packed
+        ),
+    )
+
+
+def post_attention_block(
+    context: Tensor,
+    residual: Tensor,
+    post_weight: Tensor,
+    post_bias: Tensor | None,
+    post_norm_weight: Tensor,
+    post_norm_bias: Tensor,
+    intermediate_weight: Tensor,
+    intermediate_bias: Tensor | None,
+    output_weight: Tensor,
+    output_bias: Tensor | None,
+    output_norm_weight: Tensor,
+    output_norm_bias: Tensor,
+    *,
+    post_groups: int = 1,
+    intermediate_groups: int = 1,
+    output_groups: int = 1,
+    activation: str | None = "gelu",
+    post_eps: float = 1e-12,
+    output_eps: float = 1e-12,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """A layer from the attention context to its output, in one pass over tiles of tokens.
+
+    ``h = layer_norm(post(context) + residual)``, ``y = layer_norm(output(activation(intermediate(h))) + h)``.
+
+    Args:
+        context: [..., C_context]; residual: [..., C], the input of the layer.
+        post_*: conv C_context -> C and its LayerNorm; intermediate_*: conv C -> I; output_*: conv I -> C and its LayerNorm.
+        post_groups, intermediate_groups, output_groups: groups of the three convs, equal or not.
+        activation: None, "gelu" (erf), "gelu_tanh" or "relu".
+        packed: ``pack([post_weight, intermediate_weight, output_weight], [their groups])`` or None.
+
+    Returns:
+        [..., C], contiguous.
+    """
+    act = validation.activation_name(activation)
+    named = {
+        "context": context, "residual": residual, "post_weight": post_weight, "post_bias": post_bias,
+        "post_norm_weight": post_norm_weight, "post_norm_bias": post_norm_bias,
+        "intermediate_weight": intermediate_weight, "intermediate_bias": intermediate_bias,
+        "output_weight": output_weight, "output_bias": output_bias,
+        "output_norm_weight": output_norm_weight, "output_norm_bias": output_norm_bias,
+    }  # fmt: skip
+    _check_dtypes(named, "context")
+    _check_post_attention(*named.values(), post_groups, intermediate_groups, output_groups)
+    validation.check_eps("post_eps", post_eps)
+    validation.check_eps("output_eps", output_eps)
+    validation.check_packed(packed)
+    options = {
+        "post_groups": post_groups, "intermediate_groups": intermediate_groups, "output_groups": output_groups,
+        "activation": act, "post_eps": post_eps, "output_eps": output_eps, "packed": packed,
+    }  # fmt: skip
+    return _run(
+        _ops.post_attention_block.default,
+        reference.post_attention_block,
+        tuple(named.values()),
+        lambda op, t: op(*t, **options),
+    )
+
+
+# --- checks shared by the public functions and the shape functions -----------------------------------------------------
+
+
+def _check_dtypes(named: dict[str, Tensor | None], like: str) -> None:
+    x = named[like]
+    mixed = isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type if x.device.type != "meta" else "cpu")
+    validation.check_tensors(named, like=like, mixed_dtypes=mixed)
+
+
+def _check_norm(x: Tensor, residual: Tensor, weight: Tensor, norms: dict[str, Tensor]) -> None:
+    validation.check_shape("residual", residual, [*x.shape[:-1], weight.shape[0]])
+    for name, t in norms.items():
+        validation.check_shape(name, t, [weight.shape[0]])
+
+
+def _check_attention(x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups) -> None:
+    if x.dim() != 3:
+        raise ValueError(f"x must be [batch, sequence, channels], got shape {list(x.shape)}")
+    for prefix, w, b, g in (("q_", q_w, q_b, q_groups), ("k_", k_w, k_b, k_groups), ("v_", v_w, v_b, v_groups)):
+        validation.check_conv(x, w, b, g, prefix=prefix)
+        if w.shape[0] != q_w.shape[0]:
+            raise ValueError(f"{prefix}weight has {w.shape[0]} output channels, but q_weight has {q_w.shape[0]}")
+    validation.check_heads(num_heads, q_w.shape[0])
+    if mask is not None:
+        validation.check_mask(mask, x.shape[0], num_heads, x.shape[1])
+
+
+def _check_post_attention(
+    context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
+    post_groups, intermediate_groups, output_groups,
+) -> None:  # fmt: skip
+    validation.check_conv(context, post_w, post_b, post_groups, x_name="context", prefix="post_")
+    _check_norm(context, residual, post_w, {"post_norm_weight": post_nw, "post_norm_bias": post_nb})
+    validation.check_conv(residual, inter_w, inter_b, intermediate_groups, x_name="residual", prefix="intermediate_")
+    hidden = residual.new_empty((0, inter_w.shape[0])) if isinstance(out_w, Tensor) else residual
+    validation.check_conv(
+        hidden, out_w, out_b, output_groups, x_name="the output of the intermediate conv", prefix="output_"
+    )
+    if out_w.shape[0] != residual.shape[-1]:
+        raise ValueError(f"output_weight has {out_w.shape[0]} output channels, but residual has {residual.shape[-1]}")
+    for name, t in (("output_norm_weight", out_nw), ("output_norm_bias", out_nb)):
+        validation.check_shape(name, t, [out_w.shape[0]])
+
+
+# --- shape functions ---------------------------------------------------------------------------------------------------
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::grouped_pointwise_conv", lib=_library)
+def _(x, weight, bias=None, groups=1, activation="none", packed=None):
+    validation.activation_name(activation)
+    validation.check_conv(x, weight, bias, groups)
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::grouped_pointwise_conv_layer_norm", lib=_library)
+def _(x, weight, bias, residual, norm_weight, norm_bias, groups=1, eps=1e-12, packed=None):
+    validation.check_conv(x, weight, bias, groups)
+    _check_norm(x, residual, weight, {"norm_weight": norm_weight, "norm_bias": norm_bias})
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::attention_block", lib=_library)
+def _(
+    x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask, num_heads,
+    q_groups=1, k_groups=1, v_groups=1, packed=None,
+):  # fmt: skip
+    _check_attention(
+        x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask, num_heads, q_groups, k_groups, v_groups
+    )
+    return x.new_empty((x.shape[0], x.shape[1], v_weight.shape[0]))
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::post_attention_block", lib=_library)
+def _(
+    context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
+    post_groups=1, intermediate_groups=1, output_groups=1, activation="gelu", post_eps=1e-12, output_eps=1e-12,
+    packed=None,
+):  # fmt: skip
+    validation.activation_name(activation)
+    _check_post_attention(
+        context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
+        post_groups, intermediate_groups, output_groups,
+    )  # fmt: skip
+    return residual.new_empty(residual.shape)
+
+
+# --- gradients ---------------------------------------------------------------------------------------------------------
+
+
+def _register_gradient(name: str, backward) -> None:
+    """``backward(grad, inputs, needs)`` -> the gradients of the leading inputs; the options behind them get None."""
+
+    def setup_context(ctx, inputs, output):
+        tensors = [t if isinstance(t, Tensor) else None for t in inputs]
+        ctx.is_tensor = [t is not None for t in tensors]
+        ctx.options = [None if is_tensor else value for is_tensor, value in zip(ctx.is_tensor, inputs)]
+        ctx.save_for_backward(*[t for t in tensors if t is not None])
+
+    def run(ctx, grad):
+        saved = iter(ctx.saved_tensors)
+        inputs = [next(saved) if is_tensor else value for is_tensor, value in zip(ctx.is_tensor, ctx.options)]
+        needs = ctx.needs_input_grad
+        grads = list(backward(grad, inputs, needs))
+        grads += [None] * (len(inputs) - len(grads))
+        return tuple(g if need else None for g, need in zip(grads, needs))
+
+    torch.library.register_autograd(f"{_NAMESPACE}::{name}", run, setup_context=setup_context, lib=_library)
+
+
+def _conv_gradient(grad, inputs, needs):
+    x, weight, bias, groups, activation, _ = inputs
+    return gradients.conv_activation_backward(grad, x, weight, bias, groups, activation, needs)
+
+
+def _conv_layer_norm_gradient(grad, inputs, needs):
+    *tensors, groups, eps, _ = inputs
+    return gradients.conv_layer_norm_backward(grad, *tensors, groups, eps, needs)
+
+
+def _attention_gradient(grad, inputs, needs):
+    x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, *groups, _ = inputs
+    dx, (q, k, v), dmask = gradients.attention_backward(
+        grad, x, (q_w, k_w, v_w), (q_b, k_b, v_b), mask, num_heads, groups,
+        needs[0], (needs[1], needs[3], needs[5]), (needs[2], needs[4], needs[6]),
+    )  # fmt: skip
+    return dx, q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, dmask
+
+
+def _post_attention_gradient(grad, inputs, needs):
+    context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb = inputs[:12]
+    groups, activation, eps = inputs[12:15], inputs[15], inputs[16:18]
+    post, inter, out = gradients.post_attention_backward(
+        grad,
+        (context, post_w, post_b, residual, post_nw, post_nb), (inter_w, inter_b), (out_w, out_b, out_nw, out_nb),
+        groups, activation, eps,
+        ((needs[0], needs[2], needs[3], needs[1], needs[4], needs[5]), needs[6:8], needs[8:12]),
+    )  # fmt: skip
+    return (
+        post.x, post.residual, post.weight, post.bias, post.norm_weight, post.norm_bias,
+        inter.weight, inter.bias, out.weight, out.bias, out.norm_weight, out.norm_bias,
+    )  # fmt: skip
+
+
+_register_gradient("grouped_pointwise_conv", _conv_gradient)
+_register_gradient("grouped_pointwise_conv_layer_norm", _conv_layer_norm_gradient)
+_register_gradient("attention_block", _attention_gradient)
+_register_gradient("post_attention_block", _post_attention_gradient)
+
+
+# --- autocast ----------------------------------------------------------------------------------------------------------
+
+
+def _register_autocast(name: str) -> None:
+    """Under CPU autocast the kernels still compute in float32; the result has the autocast dtype, as a conv's would."""
+    op = getattr(_ops, name).default
+
+    def autocast(*args, **kwargs):
+        args = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+        with torch.amp.autocast("cpu", enabled=False):
+            return op(*args, **kwargs).to(torch.get_autocast_dtype("cpu"))
+
+    _library.impl(name, autocast, "AutocastCPU")
+
+
+for _name in ("grouped_pointwise_conv", "grouped_pointwise_conv_layer_norm", "attention_block", "post_attention_block"):
+    _register_autocast(_name)

@@ -1,0 +1,169 @@
+"""Puts the kernels under a live model, and takes them away again."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
+from .packing import PackedWeights
+from .report import Report, conv_reason, report
+
+__all__ = ["Report", "disable", "enable", "optimize", "report", "restore"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_CONVS: dict[type, type] = {nn.Conv1d: GroupedPointwiseConv1d, nn.Conv2d: GroupedPointwiseConv2d}
+_ORIGINAL_CLASS = "_sbk_original_class"
+_ORIGINAL_DTYPES = "_sbk_original_dtypes"
+_enable_lock = threading.Lock()
+
+
+def _replacement(module: nn.Module) -> type | None:
+    """The class that stands in for ``module``'s, None where it stays as it is."""
+    from . import hosts
+
+    if type(module) in hosts.STOCK_TO_FUSED:
+        return hosts.STOCK_TO_FUSED[type(module)]
+    if type(module) in _CONVS and module.groups > 1 and conv_reason(module) is None:
+        return _CONVS[type(module)]
+    return None
+
+
+def _plan(model: nn.Module) -> list[tuple[nn.Module, type]]:
+    """(module, new class) for everything that optimize changes. Convolutions inside an encoder are the encoder's."""
+    from . import hosts
+
+    plan: list[tuple[nn.Module, type]] = []
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(prefix) for prefix in inside):
+            continue
+        new_class = _replacement(module)
+        if new_class is not None:
+            plan.append((module, new_class))
+        if isinstance(module, tuple(hosts.STOCK_TO_FUSED)):
+            inside.append(name + "." if name else "")
+    return plan
+
+
+def optimize(
+    model: Model, *, dtype: torch.dtype | None = None, quantization: str | None = None, strict: bool = False
+) -> Model:
+    """Puts the kernels under ``model``, in place: its state dict, hooks and configuration stay as they are.
+
+    Known are transformers' SqueezeBERT (with any head) and BERT encoders, and grouped 1x1 nn.Conv1d/nn.Conv2d anywhere.
+    Whatever cannot run on the kernels keeps its own code, decided anew in every call: see :func:`report`.
+
+    Args:
+        model: any torch.nn.Module.
+        dtype: torch.float32 converts the model's floating parameters and buffers to float32 (:func:`restore` converts
+            them back); None leaves them, and half-precision weights are computed in float32 on a CPU.
+        quantization: None.
+        strict: raise instead of falling back.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        TypeError: ``model`` is not a module, ``dtype`` not a torch.dtype.
+        ValueError: ``dtype`` or ``quantization`` has no kernels; nothing in ``model`` is for the kernels.
+        RuntimeError: ``strict``, and some part would fall back; ``model`` is as it was.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype or None, got {dtype!r}")
+    if dtype not in (None, torch.float32):
+        raise ValueError(f"dtype={dtype} has no kernels; possible: None, torch.float32")
+    if quantization is not None:
+        raise ValueError(f"quantization={quantization!r} has no kernels; possible: None")
+
+    changed: list[nn.Module] = []
+    try:
+        for module, new_class in _plan(model):
+            module.__dict__[_ORIGINAL_CLASS] = type(module)
+            module.__class__ = new_class
+            changed.append(module)
+        found = report(model)
+        if not found.entries:
+            raise ValueError(
+                f"nothing in {type(model).__name__} is for the kernels: no SqueezeBERT or BERT encoder, no grouped 1x1 conv"
+            )
+        if strict and found.fallbacks:
+            parts = "; ".join(f"{e.name}: {e.reason}" for e in found.fallbacks)
+            raise RuntimeError(f"optimize(strict=True): {len(found.fallbacks)} parts would not run fused: {parts}")
+        if dtype is not None:
+            _convert(model, dtype)
+    except BaseException:
+        for module in changed:
+            _restore_class(module)
+        raise
+    return model
+
+
+def _convert(model: nn.Module, dtype: torch.dtype) -> None:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    before = {name: t.dtype for name, t in tensors if t.is_floating_point() and t.dtype != dtype}
+    if before:
+        model.__dict__.setdefault(_ORIGINAL_DTYPES, before)
+        model.to(dtype)
+
+
+def _restore_class(module: nn.Module) -> None:
+    original = module.__dict__.pop(_ORIGINAL_CLASS, None)
+    if original is not None:
+        module.__class__ = original
+    for key in [k for k, v in module.__dict__.items() if isinstance(v, PackedWeights) or k == "_sbk_last_fallback"]:
+        del module.__dict__[key]
+
+
+def restore(model: Model) -> Model:
+    """Undoes :func:`optimize`, in place; weights, and what they learned meanwhile, stay. Frees the packed copies.
+
+    Raises:
+        TypeError: ``model`` is not a torch.nn.Module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for module in model.modules():
+        _restore_class(module)
+    dtypes = model.__dict__.pop(_ORIGINAL_DTYPES, {})
+    if dtypes:
+        with torch.no_grad():
+            for name, t in [*model.named_parameters(), *model.named_buffers()]:
+                if name in dtypes:
+                    t.data = t.data.to(dtypes[name])
+    return model
+
+
+def _namespaces() -> list[tuple[Any, str, type, type]]:
+    from . import hosts
+
+    return [(hosts.HOMES[stock], stock.__name__, stock, fused) for stock, fused in hosts.STOCK_TO_FUSED.items()]
+
+
+def enable() -> None:
+    """Lets plain transformers build SqueezeBERT and BERT models on the kernels from now on, in this process.
+
+    ``from_pretrained``, ``from_config`` and the constructors build them; existing models are not touched. Calling it twice
+    is the same as once; :func:`disable` ends it.
+    """
+    with _enable_lock:
+        for home, name, stock, fused in _namespaces():
+            current = getattr(home, name)
+            if current not in (stock, fused):
+                raise RuntimeError(f"{home.__name__}.{name} is already replaced by {current!r}")
+        for home, name, _, fused in _namespaces():
+            setattr(home, name, fused)
+
+
+def disable() -> None:
+    """Ends :func:`enable`; models built meanwhile keep the kernels until :func:`restore`."""
+    with _enable_lock:
+        for home, name, stock, fused in _namespaces():
+            if getattr(home, name) is fused:
+                setattr(home, name, stock)

@@ -1,0 +1,63 @@
+"""Packed weights of a module: made at first use, kept out of the state dict, remade when a weight changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import ops
+
+_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _stamp(weight: Tensor) -> tuple[object, ...] | None:
+    """Changes whenever torch knows that the values changed; None where torch does not track changes."""
+    if weight.is_inference():
+        return None
+    return (weight.data_ptr(), weight._version, weight.dtype, weight.device, weight.shape)
+
+
+class PackedWeights:
+    """The packed form of the weights of one op, remade when their version, storage, dtype or device changes.
+
+    A change that torch does not record (``weight.data.add_(...)``) is noticed by the kernels, which compare a sample of
+    every weight with what was packed and pack anew where it differs.
+    """
+
+    def __init__(self) -> None:
+        self._stamps: list[tuple[object, ...] | None] | None = None
+        self._packed: Tensor | None = None
+
+    def get(self, weights: Sequence[Tensor], groups: Sequence[int], num_heads: int = 0) -> Tensor | None:
+        """The packed weights, or None where the op has to pack on its own: not a CPU kernel dtype, or while tracing."""
+        if torch.compiler.is_compiling() or any(
+            w.device.type != "cpu" or w.dtype not in _KERNEL_DTYPES or type(w) not in (torch.nn.Parameter, Tensor)
+            for w in weights
+        ):
+            return None
+        stamps = [_stamp(w) for w in weights]
+        stale = self._packed is None or stamps != self._stamps or None in stamps
+        if stale or not ops.packed_is_current(weights, self._packed):
+            # Under inference_mode the buffer would become an inference tensor, which autograd refuses later.
+            with torch.inference_mode(False), torch.no_grad():
+                self._packed = ops.pack(weights, groups, num_heads=num_heads)
+            self._stamps = stamps
+        return self._packed
+
+    def clear(self) -> None:
+        """Frees the packed copy."""
+        self._stamps = self._packed = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the packed copy in bytes, 0 before first use."""
+        return 0 if self._packed is None else self._packed.numel()
+
+    # A copied or unpickled module has other weights: it packs its own.
+    def __deepcopy__(self, memo: object) -> PackedWeights:
+        return PackedWeights()
+
+    def __reduce__(self) -> tuple[type[PackedWeights], tuple[()]]:
+        return (PackedWeights, ())

@@ -1,0 +1,146 @@
+"""Plain-torch version of every op: the oracle of the tests and the last fallback.
+
+The functions have the names and signatures of :mod:`squeezebert_kernels.ops` and take any floating dtype on any device;
+autograd through them is torch's own. Shapes use ``B`` batch, ``S`` sequence length, ``C`` channels, ``H`` heads.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "apply_activation",
+    "attention_block",
+    "attention_context",
+    "grouped_pointwise_conv",
+    "grouped_pointwise_conv_layer_norm",
+    "post_attention_block",
+]
+
+
+def apply_activation(x: Tensor, activation: str | None) -> Tensor:
+    """``activation(x)``; one of None, "gelu" (erf), "gelu_tanh", "relu"."""
+    if activation is None or activation == "none":
+        return x
+    if activation == "gelu":
+        return F.gelu(x)
+    if activation == "gelu_tanh":
+        return F.gelu(x, approximate="tanh")
+    if activation == "relu":
+        return F.relu(x)
+    raise ValueError(f"activation must be None, 'gelu', 'gelu_tanh' or 'relu', got {activation!r}")
+
+
+def grouped_pointwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    groups: int = 1,
+    activation: str | None = None,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """``activation(conv1x1(x))`` on token-major ``x`` [..., C_in]; ``weight`` [C_out, C_in/groups(, 1(, 1))].
+
+    Output channel ``o`` belongs to group ``o // (C_out/groups)`` and reads that group's slice of ``C_in`` only
+    (torch.nn.Conv1d's grouping). ``packed`` is ignored here.
+    """
+    c_out = weight.shape[0]
+    per_group = weight.reshape(groups, c_out // groups, -1)
+    grouped = x.reshape(*x.shape[:-1], groups, -1)
+    y = torch.einsum("...gk,gnk->...gn", grouped, per_group).reshape(*x.shape[:-1], c_out)
+    if bias is not None:
+        y = y + bias
+    return apply_activation(y, activation)
+
+
+def grouped_pointwise_conv_layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *,
+    groups: int = 1,
+    eps: float = 1e-12,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """``layer_norm(conv1x1(x) + residual)`` over channels; ``residual`` [..., C_out]."""
+    y = grouped_pointwise_conv(x, weight, bias, groups=groups) + residual
+    return F.layer_norm(y, (y.shape[-1],), norm_weight, norm_bias, eps)
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """[B, S, H*d] -> [B, H, S, d]."""
+    return x.reshape(*x.shape[:-1], num_heads, -1).transpose(-3, -2)
+
+
+def attention_context(q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, num_heads: int) -> Tensor:
+    """``softmax(q k^T / sqrt(d) + mask) v`` per head; ``q``, ``k``, ``v`` and the result are [B, S, H*d]."""
+    q, k, v = (split_heads(t, num_heads) for t in (q, k, v))
+    scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    return torch.matmul(torch.softmax(scores, dim=-1), v).transpose(-3, -2).flatten(-2)
+
+
+def attention_block(
+    x: Tensor,
+    q_weight: Tensor,
+    q_bias: Tensor | None,
+    k_weight: Tensor,
+    k_bias: Tensor | None,
+    v_weight: Tensor,
+    v_bias: Tensor | None,
+    attention_mask: Tensor | None = None,
+    *,
+    num_heads: int,
+    q_groups: int = 1,
+    k_groups: int = 1,
+    v_groups: int = 1,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """Context of self-attention, before the output projection: [B, S, C] -> [B, S, C]."""
+    q = grouped_pointwise_conv(x, q_weight, q_bias, groups=q_groups)
+    k = grouped_pointwise_conv(x, k_weight, k_bias, groups=k_groups)
+    v = grouped_pointwise_conv(x, v_weight, v_bias, groups=v_groups)
+    return attention_context(q, k, v, attention_mask, num_heads)
+
+
+def post_attention_block(
+    context: Tensor,
+    residual: Tensor,
+    post_weight: Tensor,
+    post_bias: Tensor | None,
+    post_norm_weight: Tensor,
+    post_norm_bias: Tensor,
+    intermediate_weight: Tensor,
+    intermediate_bias: Tensor | None,
+    output_weight: Tensor,
+    output_bias: Tensor | None,
+    output_norm_weight: Tensor,
+    output_norm_bias: Tensor,
+    *,
+    post_groups: int = 1,
+    intermediate_groups: int = 1,
+    output_groups: int = 1,
+    activation: str | None = "gelu",
+    post_eps: float = 1e-12,
+    output_eps: float = 1e-12,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """Everything of a layer behind attention: post conv + residual + LayerNorm, FFN + residual + LayerNorm."""
+    h = grouped_pointwise_conv_layer_norm(
+        context, post_weight, post_bias, residual, post_norm_weight, post_norm_bias, groups=post_groups, eps=post_eps
+    )
+    hidden = grouped_pointwise_conv(
+        h, intermediate_weight, intermediate_bias, groups=intermediate_groups, activation=activation
+    )
+    return grouped_pointwise_conv_layer_norm(
+        hidden, output_weight, output_bias, h, output_norm_weight, output_norm_bias, groups=output_groups, eps=output_eps
+    )

@@ -1,0 +1,155 @@
+"""What of a model runs on the kernels, and why the rest does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import _native
+from .modules import (
+    GroupedPointwiseConv1d,
+    GroupedPointwiseConv2d,
+    LayerParts,
+    activation_name,
+    why_no_kernel,
+    why_not_fused,
+    why_not_pointwise,
+)
+from .packing import PackedWeights
+
+# Fewer channels per group than this leave most lanes of a vector idle.
+MIN_GROUP_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One part of a model: ``state`` is "fused", "kernel" (a convolution on its own), "partly" or "fallback"."""
+
+    name: str
+    kind: str
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of :func:`report`; ``str()`` gives a table."""
+
+    model: str
+    isa: str
+    threads: int
+    packed_bytes: int
+    entries: tuple[Entry, ...]
+
+    @property
+    def fused(self) -> tuple[Entry, ...]:
+        """Parts that run on the kernels."""
+        return tuple(e for e in self.entries if e.state in ("fused", "kernel"))
+
+    @property
+    def fallbacks(self) -> tuple[Entry, ...]:
+        """Parts that do not, or not wholly."""
+        return tuple(e for e in self.entries if e.state in ("partly", "fallback"))
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.model}: {len(self.fused)} of {len(self.entries)} parts on the kernels "
+            f"(ISA {self.isa}, {self.threads} threads, {self.packed_bytes / 2**20:.1f} MiB packed)"
+        )
+        rows = [("part", "kind", "runs", "why")] + [(e.name, e.kind, e.state, e.reason) for e in self.entries]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+        return "\n".join([head, *lines]) if self.entries else head + "\nnothing in this model is for the kernels"
+
+
+def conv_reason(conv: Any) -> str | None:
+    """Why a stock grouped convolution is left alone; None if the kernels compute it."""
+    reason = why_not_pointwise(conv)
+    if reason is None and min(conv.in_channels, conv.out_channels) // conv.groups < MIN_GROUP_CHANNELS:
+        reason = f"fewer than {MIN_GROUP_CHANNELS} channels per group"
+    if reason is None and type(conv.weight) not in (nn.Parameter, torch.Tensor):
+        reason = f"its weight is a {type(conv.weight).__name__}, not a plain tensor"
+    return reason or why_no_kernel(conv.weight)
+
+
+def _layer_entry(name: str, kind: str, layer: Any, parts: LayerParts | None, reason: str | None) -> Entry:
+    if reason is None and parts is not None:
+        reason = why_no_kernel(parts.query.weight) or why_not_fused(parts)
+    if reason is not None:
+        return Entry(name, kind, "fallback", reason)
+    assert parts is not None
+    last = layer.__dict__.get("_sbk_last_fallback")
+    if last is not None:
+        return Entry(name, kind, "fallback", f"in the last call: {last}")
+    if activation_name(parts.activation) is None:
+        return Entry(
+            name, kind, "partly", f"activation {type(parts.activation).__name__} is not fused: a pass of its own"
+        )
+    if layer.__dict__.get("_sbk_optimized_dtype") is None and parts.query.weight.dtype != torch.float32:
+        return Entry(name, kind, "fused", f"{parts.query.weight.dtype} weights, computed in float32")
+    return Entry(name, kind, "fused")
+
+
+def _entries(model: nn.Module) -> Iterator[Entry]:
+    from . import hosts
+    from .modeling import SqueezeBertModule
+
+    stock_squeezebert = hosts.modeling_squeezebert.SqueezeBertEncoder
+    stock_bert = hosts.modeling_bert.BertLayer
+    inside: list[str] = []  # prefixes whose convolutions an encoder layer accounts for
+    for name, module in model.named_modules():
+        if any(name.startswith(prefix) for prefix in inside):
+            continue
+        if isinstance(module, stock_squeezebert):
+            for i, layer in enumerate(module.layers):
+                layer_name = f"{name}.layers.{i}".lstrip(".")
+                inside.append(layer_name + ".")
+                reason = _host_reason(module) or hosts.squeezebert_layer_reason(layer)
+                parts = None if reason else LayerParts.of_squeezebert(layer)
+                yield _layer_entry(layer_name, "SqueezeBERT layer", layer, parts, reason)
+        elif isinstance(module, stock_bert):
+            inside.append(name + "." if name else "")
+            reason = _host_reason(module) or hosts.bert_layer_reason(module)
+            yield _layer_entry(name, "BERT layer", module, None if reason else LayerParts.of_bert(module), reason)
+        elif isinstance(module, SqueezeBertModule):
+            inside.append(name + "." if name else "")
+            yield _layer_entry(name, "SqueezeBERT layer", module, LayerParts.of_squeezebert(module), None)
+        elif isinstance(module, (GroupedPointwiseConv1d, GroupedPointwiseConv2d)):
+            reason = conv_reason(module)
+            yield Entry(name, "grouped 1x1 conv", "fallback" if reason else "kernel", reason or "")
+        elif type(module) in (nn.Conv1d, nn.Conv2d) and module.groups > 1 and why_not_pointwise(module) is None:
+            yield Entry(name, "grouped 1x1 conv", "fallback", conv_reason(module) or "not optimized: call optimize()")
+
+
+def _host_reason(module: nn.Module) -> str | None:
+    from . import hosts
+
+    if type(module) in hosts.STOCK_TO_FUSED:
+        return "not optimized: call optimize()"
+    if type(module) not in hosts.STOCK_TO_FUSED.values():
+        return f"{type(module).__name__} is a subclass that the kernels do not know"
+    return None
+
+
+def _packed_bytes(model: nn.Module) -> int:
+    return sum(v.nbytes for m in model.modules() for v in m.__dict__.values() if isinstance(v, PackedWeights))
+
+
+def report(model: nn.Module) -> Report:
+    """What of ``model`` runs on the kernels as it is now, what does not, and why.
+
+    Reasons are those of the model's present state (hooks, replaced children, training with dropout, dtype, device) and of
+    its last call (attention scores asked for).
+
+    Raises:
+        TypeError: ``model`` is not a torch.nn.Module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    return Report(
+        type(model).__name__, _native.isa(), torch.get_num_threads(), _packed_bytes(model), tuple(_entries(model))
+    )

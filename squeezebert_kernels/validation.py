@@ -1,0 +1,112 @@
+"""Argument checks of the ops: every message names the argument and the values it had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu")
+"""Activations that the kernels fuse; "none" and None are the same."""
+
+
+def activation_name(activation: str | None) -> str:
+    """The op-level name of ``activation``; ValueError for one that no kernel fuses."""
+    if activation is None:
+        return "none"
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be None or one of {ACTIVATIONS[1:]}, got {activation!r}")
+    return activation
+
+
+def _shape(t: Tensor) -> list[int]:
+    return list(t.shape)
+
+
+def check_tensors(named: Mapping[str, Tensor | None], *, like: str, mixed_dtypes: bool = False) -> None:
+    """All given tensors are floating tensors with the dtype (unless ``mixed_dtypes``) and device of ``named[like]``."""
+    first = named[like]
+    for name, t in named.items():
+        if t is None and name != like:
+            continue
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+        if not t.is_floating_point():
+            raise TypeError(f"{name} must have a floating dtype, got {t.dtype}")
+        if t.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense (strided) tensor, got layout {t.layout}")
+        assert isinstance(first, Tensor)
+        if t.device != first.device:
+            raise ValueError(f"{name} is on {t.device}, but {like} is on {first.device}")
+        if t.dtype != first.dtype and not mixed_dtypes:
+            raise ValueError(f"{name} has dtype {t.dtype}, but {like} has {first.dtype}")
+
+
+def check_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, *, x_name: str = "x", prefix: str = ""
+) -> None:
+    """Shapes of one grouped pointwise conv: x [..., C_in], weight [C_out, C_in/groups(, 1(, 1))], bias [C_out]."""
+    w_name, b_name, g_name = f"{prefix}weight", f"{prefix}bias", f"{prefix}groups"
+    if x.dim() < 1:
+        raise ValueError(f"{x_name} must have at least one dimension [..., C_in], got shape {_shape(x)}")
+    if not 2 <= weight.dim() <= 4 or any(n != 1 for n in weight.shape[2:]):
+        raise ValueError(f"{w_name} must be [C_out, C_in/groups], optionally with trailing 1s, got {_shape(weight)}")
+    if not isinstance(groups, int) or isinstance(groups, bool):
+        raise TypeError(f"{g_name} must be an int, got {type(groups).__name__}")
+    c_out, k = weight.shape[0], weight.shape[1]
+    if c_out < 1 or k < 1:
+        raise ValueError(f"{w_name} must not be empty, got {_shape(weight)}")
+    if groups < 1 or c_out % groups:
+        raise ValueError(f"{g_name}={groups} must be positive and divide C_out={c_out} of {w_name} {_shape(weight)}")
+    if x.shape[-1] != k * groups:
+        raise ValueError(
+            f"{x_name} has {x.shape[-1]} channels (shape {_shape(x)}), but {w_name} {_shape(weight)} with "
+            f"{g_name}={groups} takes {k}*{groups}={k * groups}"
+        )
+    if bias is not None:
+        check_shape(b_name, bias, [c_out])
+
+
+def check_shape(name: str, t: Tensor, expected: list[int]) -> None:
+    """``t`` has exactly the ``expected`` shape."""
+    if t.dim() != len(expected) or any(a != b for a, b in zip(t.shape, expected)):
+        raise ValueError(f"{name} must have shape {expected}, got {_shape(t)}")
+
+
+def check_eps(name: str, eps: float) -> None:
+    """``eps`` is a finite number >= 0."""
+    if not isinstance(eps, (int, float)) or isinstance(eps, bool):
+        raise TypeError(f"{name} must be a number, got {type(eps).__name__}")
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"{name} must be finite and not negative, got {eps}")
+
+
+def check_heads(num_heads: int, channels: int) -> None:
+    """``num_heads`` divides ``channels``."""
+    if not isinstance(num_heads, int) or isinstance(num_heads, bool):
+        raise TypeError(f"num_heads must be an int, got {type(num_heads).__name__}")
+    if num_heads < 1 or channels % num_heads:
+        raise ValueError(f"num_heads={num_heads} must be positive and divide the {channels} output channels")
+
+
+def check_mask(mask: Tensor, batch: int, num_heads: int, length: int) -> None:
+    """``mask`` broadcasts to [batch, num_heads, length, length] without expanding its result."""
+    target = [batch, num_heads, length, length]
+    ok = mask.dim() <= 4 and all(
+        have == 1 or have == want for have, want in zip(reversed(mask.shape), reversed(target))
+    )
+    if not ok:
+        raise ValueError(
+            f"attention_mask of shape {_shape(mask)} does not broadcast to [batch, heads, query, key] = {target}"
+        )
+
+
+def check_packed(packed: Tensor | None) -> None:
+    """``packed`` is what ``ops.pack`` returned: one-dimensional, contiguous, uint8. Its content is checked by the kernel."""
+    if packed is None:
+        return
+    if not isinstance(packed, Tensor):
+        raise TypeError(f"packed must be a torch.Tensor from ops.pack, got {type(packed).__name__}")
+    if packed.dtype != torch.uint8 or packed.dim() != 1:
+        raise ValueError(f"packed must be a 1-D uint8 tensor from ops.pack, got {packed.dtype} {_shape(packed)}")
