@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ FP16_RUNS = 5  # stock fp16 takes seconds per run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="a local SqueezeBERT checkpoint for part 2 (default: the hub's)")
-    parser.add_argument("--rounds", metavar="N", type=int, default=30, help="timed rounds of part 2 (default: 30)")
+    parser.add_argument(
+        "--rounds", metavar="N", type=int, default=30, help="timed rounds (default: 30, and 3 for part 1)"
+    )
     parser.add_argument("--threads", metavar="N", type=int, help="threads (default: torch's choice)")
     parser.add_argument("--only", choices=("search", "squeezebert"), help="run one part only")
 
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     good = True
     with torch.inference_mode():
         if args.only != "squeezebert":
-            good &= search(console)
+            good &= search(console, min(3, args.rounds))
         if args.only != "search":
             good &= compare_squeezebert(console, args.model, args.rounds)
     return 0 if good else 1
@@ -99,10 +102,12 @@ class Embedder:
 
 def load_passages() -> dict[str, Any]:
     """The passages, their sources and the queries that the package carries."""
-    return json.loads(resources.files(__package__).joinpath("data", "passages.json").read_text(encoding="utf-8"))
+    return json.loads(
+        resources.files(__package__).joinpath("data").joinpath("passages.json").read_text(encoding="utf-8")
+    )
 
 
-def search(console: Console) -> bool:
+def search(console: Console, rounds: int) -> bool:
     """Part 1; True if ours found what stock transformers finds."""
     from transformers import AutoTokenizer, BertModel
 
@@ -124,7 +129,10 @@ def search(console: Console) -> bool:
     }
     vectors = {name: embed(passages + queries) for name, embed in embedders.items()}
     seconds = time_rounds(
-        console, "embedding the passages", {name: lambda e=e: e(passages) for name, e in embedders.items()}, rounds=3
+        console,
+        "embedding the passages",
+        {name: partial(embed, passages) for name, embed in embedders.items()},
+        rounds=3,
     )
     error = (vectors["ours"] - vectors["transformers"]).abs().max().item()
     scores = {name: v[len(passages) :] @ v[: len(passages)].T for name, v in vectors.items()}
@@ -222,7 +230,7 @@ def load_pair(model_dir: str | None) -> tuple[torch.nn.Module, torch.nn.Module, 
             raise UserError(f"the checkpoint in {folder} does not load: {str(error).splitlines()[0]}") from None
         return stock, ours, f"weights from {model_dir or HUB_ID}"
     torch.manual_seed(0)
-    sizes = {"vocab_size": 30528, "embedding_size": 768}
+    sizes: dict[str, Any] = {"vocab_size": 30528, "embedding_size": 768}
     stock = transformers.SqueezeBertModel(transformers.SqueezeBertConfig(**sizes)).eval()
     ours = sbk.SqueezeBertModel(sbk.SqueezeBertConfig(**sizes)).eval()
     ours.load_state_dict(stock.state_dict())
@@ -271,7 +279,7 @@ def compare_squeezebert(console: Console, model_dir: str | None, rounds: int) ->
     seconds = time_rounds(
         console,
         "timing SqueezeBERT",
-        {c.name: lambda c=c: c.model(ids) for c in contestants},
+        {c.name: partial(c.model, ids) for c in contestants},
         rounds,
         {c.name: c.max_runs for c in contestants if c.max_runs is not None},
     )

@@ -48,14 +48,15 @@ def activation_backward(grad: Tensor, z: Tensor, activation: str) -> Tensor:
 def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, groups: int, needs: Sequence[bool]) -> ConvGrads:
     """Gradients of ``reference.grouped_pointwise_conv`` without activation; ``needs`` for (x, weight, bias)."""
     c_out, k = weight.shape[0], weight.shape[1]
-    grad_g = grad.reshape(-1, groups, c_out // groups)
+    tokens = math.prod(x.shape[:-1])
+    grad_g = grad.reshape(tokens, groups, c_out // groups)
     dx = dw = db = None
     if needs[0]:
         dx = torch.einsum("tgn,gnk->tgk", grad_g, weight.reshape(groups, c_out // groups, k)).reshape(x.shape)
     if needs[1]:
-        dw = torch.einsum("tgn,tgk->gnk", grad_g, x.reshape(-1, groups, k)).reshape(weight.shape)
+        dw = torch.einsum("tgn,tgk->gnk", grad_g, x.reshape(tokens, groups, k)).reshape(weight.shape)
     if needs[2]:
-        db = grad.reshape(-1, c_out).sum(0)
+        db = grad.reshape(tokens, c_out).sum(0)
     return ConvGrads(dx, dw, db)
 
 

@@ -101,11 +101,11 @@ def _run(op, reference_op, tensors: Sequence[Tensor | None], call):
     assert x is not None
     device = x.device.type
     if device in ("cpu", "meta"):
-        if x.dtype == torch.float32 or torch.is_autocast_enabled(device if device == "cpu" else "cpu"):
-            _native.isa()
+        if not torch.compiler.is_compiling():
+            _native.isa()  # an impossible SBK_ISA is a ValueError here, not the kernel's RuntimeError
+        if x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
             return call(op, tensors)
         if x.dtype in (torch.float16, torch.bfloat16):
-            _native.isa()
             return call(op, [None if t is None else t.float() for t in tensors]).to(x.dtype)
     return call(reference_op, tensors)
 
@@ -225,6 +225,8 @@ def attention_block(
     _check_dtypes(dict(zip(names, tensors)), "x")
     _check_attention(*tensors, num_heads, q_groups, k_groups, v_groups)
     validation.check_packed(packed)
+    if attention_mask is not None and attention_mask.shape[-1] != x.shape[1]:  # 1: the same for every key
+        tensors = (*tensors[:-1], attention_mask.expand(*attention_mask.shape[:-1], x.shape[1]))
     return _run(
         _ops.attention_block.default,
         reference.attention_block,
@@ -315,9 +317,9 @@ def _check_attention(x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups,
     if x.dim() != 3:
         raise ValueError(f"x must be [batch, sequence, channels], got shape {list(x.shape)}")
     for prefix, w, b, g in (("q_", q_w, q_b, q_groups), ("k_", k_w, k_b, k_groups), ("v_", v_w, v_b, v_groups)):
-        validation.check_conv(x, w, b, g, prefix=prefix)
-        if w.shape[0] != q_w.shape[0]:
+        if w.dim() > 0 and w.shape[0] != q_w.shape[0]:
             raise ValueError(f"{prefix}weight has {w.shape[0]} output channels, but q_weight has {q_w.shape[0]}")
+        validation.check_conv(x, w, b, g, prefix=prefix)
     validation.check_heads(num_heads, q_w.shape[0])
     if mask is not None:
         validation.check_mask(mask, x.shape[0], num_heads, x.shape[1])
@@ -330,12 +332,12 @@ def _check_post_attention(
     validation.check_conv(context, post_w, post_b, post_groups, x_name="context", prefix="post_")
     _check_norm(context, residual, post_w, {"post_norm_weight": post_nw, "post_norm_bias": post_nb})
     validation.check_conv(residual, inter_w, inter_b, intermediate_groups, x_name="residual", prefix="intermediate_")
-    hidden = residual.new_empty((0, inter_w.shape[0])) if isinstance(out_w, Tensor) else residual
+    if out_w.dim() > 0 and out_w.shape[0] != residual.shape[-1]:
+        raise ValueError(f"output_weight has {out_w.shape[0]} output channels, but residual has {residual.shape[-1]}")
+    hidden = residual.new_empty((0, inter_w.shape[0]))
     validation.check_conv(
         hidden, out_w, out_b, output_groups, x_name="the output of the intermediate conv", prefix="output_"
     )
-    if out_w.shape[0] != residual.shape[-1]:
-        raise ValueError(f"output_weight has {out_w.shape[0]} output channels, but residual has {residual.shape[-1]}")
     for name, t in (("output_norm_weight", out_nw), ("output_norm_bias", out_nb)):
         validation.check_shape(name, t, [out_w.shape[0]])
 
@@ -398,7 +400,8 @@ def _register_gradient(name: str, backward) -> None:
         saved = iter(ctx.saved_tensors)
         inputs = [next(saved) if is_tensor else value for is_tensor, value in zip(ctx.is_tensor, ctx.options)]
         needs = ctx.needs_input_grad
-        grads = list(backward(grad, inputs, needs))
+        with torch.amp.autocast(grad.device.type, enabled=False):
+            grads = list(backward(grad, inputs, needs))
         grads += [None] * (len(inputs) - len(grads))
         return tuple(g if need else None for g, need in zip(grads, needs))
 

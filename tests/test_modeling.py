@@ -283,7 +283,7 @@ def test_hooks_on_every_module_fire_and_count(child):
     handle.remove()
     model.get_submodule(child).register_forward_hook(lambda module, args, output: output * 0 + 0.5)
     out = model(**inputs_for(""))
-    assert worst(out.last_hidden_state, want) > 1e-3 or child == "pooler.dense"
+    assert worst(out.last_hidden_state, want) > 1e-4 or child == "pooler.dense"
 
 
 def test_replaced_children_are_called():
@@ -348,6 +348,9 @@ def test_gradient_checkpointing_changes_no_gradient(reentrant, dropout):
         model(**inputs).loss.backward()
     assert len(runs) == 2
     for (name, want), got in zip(plain.named_parameters(), saved.parameters()):
+        if "pooler" in name:
+            assert got.grad is None
+            continue
         assert relative(got.grad, want.grad) <= 1e-5 or worst(got.grad, want.grad) <= 1e-8, name
     saved.gradient_checkpointing_disable()
     saved(**inputs).loss.backward()

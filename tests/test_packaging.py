@@ -74,7 +74,10 @@ def test_library_holds_no_source_path():
 def test_version_is_the_same_everywhere():
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert importlib.metadata.version("squeezebert-kernels") == project["version"]
+    try:
+        assert importlib.metadata.version("squeezebert-kernels") == project["version"]
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("run from a source tree without installing")
     if hasattr(squeezebert_kernels, "__version__"):
         assert squeezebert_kernels.__version__ == project["version"]
     assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()

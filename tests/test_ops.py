@@ -1,0 +1,449 @@
+"""The ops against the float64 reference: values, gradients, torch.library's own checks, tracing and bad input."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from squeezebert_kernels import ops, reference
+
+EPS = torch.finfo(torch.float32).eps
+ACTIVATIONS = [None, "gelu", "gelu_tanh", "relu"]
+
+
+def randn(*shape, scale=1.0, seed=0):
+    generator = torch.Generator().manual_seed(hash((shape, seed)) % 2**31)
+    return torch.randn(*shape, generator=generator) * scale
+
+
+def weight(c_out, c_in, groups, seed=0):
+    """Weights of a size that keeps activations near 1."""
+    return randn(c_out, c_in // groups, 1, scale=(groups / c_in) ** 0.5, seed=seed)
+
+
+def conv_case(rows=(3, 5), c_in=24, c_out=40, groups=4, activation="gelu", bias=True):
+    x = randn(*rows, c_in)
+    return (x, weight(c_out, c_in, groups), randn(c_out) if bias else None), {"groups": groups, "activation": activation}
+
+
+def conv_norm_case(rows=(3, 5), c_in=24, c_out=40, groups=4):
+    args = (
+        randn(*rows, c_in), weight(c_out, c_in, groups), randn(c_out), randn(*rows, c_out, seed=1),
+        randn(c_out, seed=2), randn(c_out, seed=3),
+    )  # fmt: skip
+    return args, {"groups": groups, "eps": 1e-12}
+
+
+def mask_of(kind, batch, heads, length):
+    if kind is None:
+        return None
+    shape = {"b11s": (batch, 1, 1, length), "b1ss": (batch, 1, length, length), "bhss": (batch, heads, length, length),
+             "ss": (length, length)}[kind]  # fmt: skip
+    hidden = randn(*shape, seed=9) > 0.7
+    return torch.zeros(shape).masked_fill(hidden, torch.finfo(torch.float32).min)
+
+
+def attention_case(batch=2, length=9, channels=24, heads=4, groups=(2, 2, 2), mask="b11s"):
+    convs = []
+    for i, g in enumerate(groups):
+        convs += [weight(channels, channels, g, seed=i), randn(channels, seed=i)]
+    args = (randn(batch, length, channels), *convs, mask_of(mask, batch, heads, length))
+    return args, {"num_heads": heads, "q_groups": groups[0], "k_groups": groups[1], "v_groups": groups[2]}
+
+
+def post_case(rows=(2, 9), channels=24, hidden=40, groups=(1, 4, 4), activation="gelu"):
+    g_post, g_up, g_down = groups
+    args = (
+        randn(*rows, channels), randn(*rows, channels, seed=1),
+        weight(channels, channels, g_post), randn(channels), randn(channels, seed=2), randn(channels, seed=3),
+        weight(hidden, channels, g_up, seed=4), randn(hidden), weight(channels, hidden, g_down, seed=5),
+        randn(channels, seed=6), randn(channels, seed=7), randn(channels, seed=8),
+    )  # fmt: skip
+    options = {"post_groups": g_post, "intermediate_groups": g_up, "output_groups": g_down, "activation": activation}
+    return args, options
+
+
+def double(value):
+    return value.double() if isinstance(value, torch.Tensor) else value
+
+
+def assert_close(actual, expected, k, scale=None):
+    """Within the rounding of ``k`` float32 additions of values of size ``scale`` (default: the result's own)."""
+    assert actual.shape == expected.shape
+    if expected.numel() == 0:
+        return
+    scale = float(expected.abs().max()) if scale is None else scale
+    torch.testing.assert_close(
+        actual.double(), expected.double(), rtol=0, atol=EPS * k**0.5 * 4 * max(scale, 1e-6), equal_nan=True
+    )
+
+
+def check(name, args, options, k):
+    actual = getattr(ops, name)(*args, **options)
+    expected = getattr(reference, name)(*map(double, args), **options)
+    assert_close(actual, expected, k)
+    assert actual.is_contiguous()
+
+
+CONVS = [
+    dict(rows=(1, 128), c_in=768, c_out=3072, groups=4), dict(rows=(1, 5), c_in=3072, c_out=768, groups=4),
+    dict(rows=(7,), c_in=384, c_out=1536, groups=1), dict(rows=(), c_in=12, c_out=6, groups=3),
+    dict(rows=(2, 3, 4), c_in=5, c_out=3, groups=1), dict(rows=(17,), c_in=34, c_out=66, groups=2),
+    dict(rows=(300,), c_in=8, c_out=8, groups=8), dict(rows=(0, 4), c_in=8, c_out=16, groups=2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONVS, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_conv(case, activation):
+    args, options = conv_case(**case, activation=activation)
+    check("grouped_pointwise_conv", args, options, case["c_in"])
+
+
+@pytest.mark.parametrize("case", CONVS, ids=str)
+def test_conv_layer_norm(case):
+    args, options = conv_norm_case(**case)
+    # LayerNorm divides by the standard deviation: few channels can have nearly none, so compare against its inverse.
+    check("grouped_pointwise_conv_layer_norm", args, options, 16 * case["c_in"])
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        dict(batch=2, length=128, channels=768, heads=12, groups=(4, 4, 4)),
+        dict(batch=1, length=600, channels=48, heads=3, groups=(1, 1, 1)),
+        dict(batch=3, length=7, channels=32, heads=4, groups=(2, 2, 2)),
+        dict(batch=2, length=1, channels=30, heads=5, groups=(1, 2, 3)),
+        dict(batch=2, length=33, channels=24, heads=2, groups=(8, 4, 6)),
+        dict(batch=0, length=5, channels=16, heads=2, groups=(1, 1, 1)),
+        dict(batch=2, length=0, channels=16, heads=2, groups=(1, 1, 1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mask", [None, "b11s", "b1ss", "bhss", "ss"])
+def test_attention(case, mask):
+    args, options = attention_case(**case, mask=mask)
+    check("attention_block", args, options, 4 * case["channels"])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        dict(rows=(1, 128), channels=768, hidden=3072, groups=(1, 4, 4)),
+        dict(rows=(2, 7), channels=32, hidden=64, groups=(2, 4, 1)),
+        dict(rows=(65,), channels=36, hidden=72, groups=(3, 2, 4)),
+        dict(rows=(0, 3), channels=8, hidden=16, groups=(1, 1, 1)),
+    ],
+    ids=str,
+)
+def test_post_attention(case, activation):
+    args, options = post_case(**case, activation=activation)
+    check("post_attention_block", args, options, 16 * case["hidden"])
+
+
+CASES = {
+    "grouped_pointwise_conv": conv_case, "grouped_pointwise_conv_layer_norm": conv_norm_case,
+    "attention_block": attention_case, "post_attention_block": post_case,
+}  # fmt: skip
+
+
+def groups_of(name, options):
+    return {
+        "attention_block": [options.get(f"{p}_groups") for p in "qkv"],
+        "post_attention_block": [options.get(f"{p}_groups") for p in ("post", "intermediate", "output")],
+    }.get(name, [options.get("groups")])
+
+
+def weights_of(name, args):
+    indices = {"attention_block": (1, 3, 5), "post_attention_block": (2, 6, 8)}.get(name, (1,))
+    return [args[i] for i in indices]
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request):
+    args, options = CASES[request.param]()
+    return request.param, args, options
+
+
+def test_packed_changes_nothing(case):
+    name, args, options = case
+    packed = ops.pack(weights_of(name, args), groups_of(name, options), num_heads=options.get("num_heads", 0))
+    op = getattr(ops, name)
+    assert torch.equal(op(*args, **options), op(*args, **options, packed=packed))
+    assert ops.packed_is_current(weights_of(name, args), packed)
+    weights_of(name, args)[0].data.mul_(1.5)
+    assert not ops.packed_is_current(weights_of(name, args), packed)
+
+
+def test_packed_for_other_weights_is_refused(case):
+    name, args, options = case
+    op = getattr(ops, name)
+    other = ops.pack([randn(8, 4)], [1])
+    for packed in (other, other[:10], torch.zeros(4096, dtype=torch.uint8)):
+        with pytest.raises(RuntimeError, match="packed"):
+            op(*args, **options, packed=packed)
+    with pytest.raises((TypeError, ValueError), match="packed"):
+        op(*args, **options, packed=torch.zeros(3))
+
+
+def test_same_bits_for_any_thread_count(case):
+    name, _, _ = case
+    sizes = {
+        "grouped_pointwise_conv": dict(rows=(2, 77), c_in=96, c_out=144),
+        "grouped_pointwise_conv_layer_norm": dict(rows=(2, 77), c_in=96, c_out=144),
+        "attention_block": dict(batch=3, length=77), "post_attention_block": dict(rows=(2, 77)),
+    }  # fmt: skip
+    args, options = CASES[name](**sizes[name])
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 2, 3, 2, 1):
+            torch.set_num_threads(n)
+            results.append(getattr(ops, name)(*args, **options))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(results[0], r) for r in results[1:])
+
+
+def test_any_strides(case):
+    name, args, options = case
+
+    def strided(t):
+        if not isinstance(t, torch.Tensor):
+            return t
+        padded = torch.full((*t.shape[:-1], 2 * t.shape[-1] + 1), float("nan"))
+        view = padded[..., : 2 * t.shape[-1] : 2]
+        view.copy_(t)
+        return view
+
+    op = getattr(ops, name)
+    assert torch.equal(op(*args, **options), op(*map(strided, args), **options))
+    transposed = [
+        t.transpose(0, 1).contiguous().transpose(0, 1) if isinstance(t, torch.Tensor) and t.dim() > 1 else t for t in args
+    ]
+    assert torch.equal(op(*args, **options), op(*transposed, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_dtypes(case, dtype):
+    name, args, options = case
+    cast = [t.to(dtype) if isinstance(t, torch.Tensor) else t for t in args]
+    if cast[-1] is not None and name == "attention_block":
+        cast[-1] = torch.zeros_like(cast[-1]).masked_fill(args[-1] < 0, torch.finfo(dtype).min)
+    actual = getattr(ops, name)(*cast, **options)
+    expected = getattr(reference, name)(*map(double, cast), **options)
+    assert actual.dtype == dtype
+    size = float(expected.abs().max())
+    # float32 inside and one rounding at the end: half an ulp of the output dtype.
+    tolerance = 1e-12 * size if dtype == torch.float64 else torch.finfo(dtype).eps * size
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance)
+
+
+def test_gradients_of_every_input(case):
+    name, args, options = case
+    leaves = [t.clone().requires_grad_() if isinstance(t, torch.Tensor) else t for t in args]
+    doubles = [t.detach().double().requires_grad_() if isinstance(t, torch.Tensor) else t for t in args]
+    out = getattr(ops, name)(*leaves, **options)
+    expected = getattr(reference, name)(*doubles, **options)
+    grad = randn(*out.shape, seed=11)
+    tensors = [(a, b) for a, b in zip(leaves, doubles) if isinstance(a, torch.Tensor)]
+    actual = torch.autograd.grad(out, [a for a, _ in tensors], grad)
+    wanted = torch.autograd.grad(expected, [b for _, b in tensors], grad.double())
+    for a, w in zip(actual, wanted):
+        # The gradient of k_bias is 0: a constant in every score of a row.
+        torch.testing.assert_close(a.double(), w, rtol=0, atol=1e-4 * max(float(w.abs().max()), 0.1))
+    # The gradient that sum() sends has stride 0.
+    getattr(ops, name)(*leaves, **options).sum().backward()
+    assert all(a.grad is not None for a, _ in tensors)
+
+
+def test_gradients_of_some_inputs(case):
+    name, args, options = case
+    for i, t in enumerate(args):
+        if isinstance(t, torch.Tensor):
+            leaves = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
+            leaves[i].requires_grad_()
+            getattr(ops, name)(*leaves, **options).sum().backward()
+            assert leaves[i].grad is not None and leaves[i].grad.shape == t.shape
+
+
+def test_second_derivatives(case):
+    name, args, options = case
+
+    def penalty(module, dtype):
+        leaves = [t.to(dtype).requires_grad_() if isinstance(t, torch.Tensor) else t for t in args]
+        out = getattr(module, name)(*leaves, **options)
+        (g,) = torch.autograd.grad(out.pow(2).sum(), leaves[0], create_graph=True)
+        return torch.autograd.grad(g.pow(2).sum(), leaves[1])[0]
+
+    actual, expected = penalty(ops, torch.float32), penalty(reference, torch.float64)
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_gradcheck_on_the_reference_path():
+    args, options = post_case(rows=(3,), channels=4, hidden=8, groups=(1, 2, 2))
+    doubles = [t.double().requires_grad_() for t in args]
+    assert torch.autograd.gradcheck(lambda *a: ops.post_attention_block(*a, **options), doubles)
+    args, options = attention_case(batch=1, length=3, channels=4, heads=2, groups=(2, 1, 1), mask=None)
+    doubles = [t.double().requires_grad_() if t is not None else None for t in args]
+    assert torch.autograd.gradcheck(lambda *a: ops.attention_block(*a, **options), doubles)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_opcheck(case, grad):
+    name, args, options = case
+    op_options = {k: ("none" if k == "activation" and v is None else v) for k, v in options.items()}
+    leaves = [t.clone().requires_grad_(grad) if isinstance(t, torch.Tensor) else t for t in args]
+    opcheck(getattr(torch.ops.squeezebert_kernels, name).default, tuple(leaves), op_options)
+
+
+def test_opcheck_pack():
+    opcheck(torch.ops.squeezebert_kernels.pack.default, ([weight(24, 24, 2)], [2], 4), test_utils="test_schema")
+
+
+def test_autocast(case):
+    name, args, options = case
+    op = getattr(ops, name)
+    exact = op(*args, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for x in (args[0], args[0].bfloat16()):
+            y = op(x, *args[1:], **options)
+            assert y.dtype == torch.bfloat16
+            torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+        leaf = args[1].clone().requires_grad_()
+        op(args[0], leaf, *args[2:], **options).float().sum().backward()
+    assert leaf.grad is not None and leaf.grad.dtype == torch.float32
+
+
+def test_compile_and_export(case):
+    name, args, options = case
+    op = getattr(ops, name)
+
+    class Module(torch.nn.Module):
+        def forward(self, *tensors):
+            return op(*tensors, **options) * 1
+
+    expected = op(*args, **options)
+    compiled = torch.compile(Module(), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*args), expected)
+    exported = torch.export.export(Module(), args)
+    assert torch.equal(exported.module()(*args), expected)
+
+
+def test_nan_and_infinity_stay_in_their_row():
+    for name, bad in itertools.product(CASES, (float("nan"), float("inf"))):
+        args, options = CASES[name]()
+        clean = getattr(ops, name)(*args, **options)
+        x = args[0].clone()
+        x[1, 2, 3] = bad
+        dirty = getattr(ops, name)(x, *args[1:], **options)
+        expected = getattr(reference, name)(x, *args[1:], **options)
+        if bad != bad:  # torch's own gelu(inf) is NaN on some CPUs, ours is inf
+            assert torch.equal(dirty.isnan(), expected.isnan())
+        assert not dirty[1, 2].isfinite().all()
+        assert torch.equal(dirty[0], clean[0])
+
+
+def test_masks():
+    args, options = attention_case(mask=None)
+    *rest, _ = args
+    lowest = torch.full((2, 1, 1, 9), torch.finfo(torch.float32).min)
+    # A fully masked row attends to everything alike, as softmax of equal scores does.
+    assert_close(
+        ops.attention_block(*rest, lowest, **options), reference.attention_block(*map(double, rest), double(lowest), **options), 96
+    )
+    boolean = torch.tensor([[[[True] * 5 + [False] * 4]]])
+    additive = torch.zeros(1, 1, 1, 9).masked_fill(~boolean, torch.finfo(torch.float32).min)
+    assert torch.equal(ops.attention_block(*rest, boolean, **options), ops.attention_block(*rest, additive, **options))
+    infinite = torch.zeros(2, 1, 1, 9).masked_fill(~boolean, -float("inf"))
+    torch.testing.assert_close(
+        ops.attention_block(*rest, infinite, **options), ops.attention_block(*rest, additive, **options), rtol=0, atol=1e-6
+    )
+    assert ops.attention_block(*rest, torch.full_like(lowest, -float("inf")), **options).isnan().all()
+    per_query = torch.zeros(2, 1, 9, 1)  # broadcast along the keys: a constant that softmax ignores
+    assert_close(ops.attention_block(*rest, per_query, **options), ops.attention_block(*rest, None, **options), 24)
+
+
+def broken(name, index=None, value=None, **changes):
+    args, options = CASES[name]()
+    args = list(args)
+    if index is not None:
+        args[index] = value(args[index]) if callable(value) else value
+    return args, {**options, **changes}
+
+
+BAD = [
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 0, randn(3, 23)), ValueError, "x has 23 channels"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 0, randn(())), ValueError, "x must have"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 1, randn(40)), ValueError, r"weight must be .*\[40\]"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 1, randn(40, 6, 3)), ValueError, r"weight must be .*3\]"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 2, randn(39)), ValueError, r"bias must have .*\[39\]"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", groups=3), ValueError, "groups=3 .*C_out=40"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", groups=0), ValueError, "groups=0"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", groups=-4), ValueError, "groups=-4"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", groups=2.0), TypeError, "groups must be an int"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", activation="swish"), ValueError, "swish"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 0, [1.0]), TypeError, "x must be a torch.Tensor, got list"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 0, torch.zeros(3, 24, dtype=torch.long)), TypeError, "x .*int64"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 1, lambda w: w.double()), ValueError, "weight has dtype .*float64"),
+    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 1, lambda w: w.to("meta")), ValueError, "weight is on meta"),
+    ("grouped_pointwise_conv_layer_norm", broken("grouped_pointwise_conv_layer_norm", 3, randn(3, 4, 40)), ValueError, "residual"),
+    ("grouped_pointwise_conv_layer_norm", broken("grouped_pointwise_conv_layer_norm", 4, randn(3)), ValueError, "norm_weight"),
+    ("grouped_pointwise_conv_layer_norm", broken("grouped_pointwise_conv_layer_norm", eps=-1.0), ValueError, "eps .*-1"),
+    ("attention_block", broken("attention_block", 0, randn(9, 24)), ValueError, r"x must be \[batch, sequence, channels\]"),
+    ("attention_block", broken("attention_block", num_heads=5), ValueError, "num_heads=5 .*24"),
+    ("attention_block", broken("attention_block", num_heads=0), ValueError, "num_heads=0"),
+    ("attention_block", broken("attention_block", 7, randn(2, 1, 1, 8)), ValueError, r"attention_mask .*\[2, 1, 1, 8\]"),
+    ("attention_block", broken("attention_block", 7, randn(3, 1, 9, 9)), ValueError, "attention_mask"),
+    ("attention_block", broken("attention_block", 3, randn(48, 12)), ValueError, "k_weight has 48"),
+    ("attention_block", broken("attention_block", 6, randn(23)), ValueError, "v_bias"),
+    ("attention_block", broken("attention_block", k_groups=5), ValueError, "k_groups=5"),
+    ("post_attention_block", broken("post_attention_block", 1, randn(2, 8, 24)), ValueError, "residual"),
+    ("post_attention_block", broken("post_attention_block", 6, randn(40, 7)), ValueError, "intermediate_weight"),
+    ("post_attention_block", broken("post_attention_block", 8, randn(20, 10)), ValueError, "output_weight has 20"),
+    ("post_attention_block", broken("post_attention_block", output_eps=float("nan")), ValueError, "output_eps"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name,call,error,message", BAD, ids=[f"{b[0]}-{b[3]}" for b in BAD])
+def test_bad_input(name, call, error, message):
+    args, options = call
+    with pytest.raises(error, match=message):
+        getattr(ops, name)(*args, **options)
+    # Straight through the dispatcher it is an error too, never a crash.
+    if error is ValueError and "meta" not in message and all(t is None or isinstance(t, torch.Tensor) for t in args):
+        options = {k: ("none" if k == "activation" and v is None else v) for k, v in options.items()}
+        if not any(isinstance(v, float) for v in options.values()):
+            with pytest.raises((RuntimeError, ValueError, NotImplementedError)):
+                getattr(torch.ops.squeezebert_kernels, name)(*args, **options)
+
+
+def test_values_on_every_isa():
+    """This file's value tests again, once per lower tier, in a process of its own: SBK_ISA is read once."""
+    from squeezebert_kernels import _native
+
+    if os.environ.get("SBK_ISA"):
+        return
+    code = (
+        "import sys, pytest; from squeezebert_kernels import _native; assert _native.isa() == sys.argv[2];"
+        "sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', sys.argv[1], '-k',"
+        "'test_conv or test_attention or test_post or test_nan or test_masks or threads']))"
+    )
+    for isa in _native.available_isas()[:-1]:
+        env = {**os.environ, "SBK_ISA": isa}
+        done = subprocess.run([sys.executable, "-c", code, __file__, isa], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_impossible_isa_is_a_clear_error():
+    code = "import torch; from squeezebert_kernels import ops; ops.grouped_pointwise_conv(torch.ones(2, 4), torch.ones(4, 4))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "SBK_ISA": "mmx"}, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "ValueError: SBK_ISA='mmx' is not possible on this machine; possible: scalar" in done.stderr
