@@ -87,22 +87,39 @@ def _examples(names: Iterable[str]) -> str:
     return ", ".join(ordered[:3]) + (f", ... ({len(ordered)} in all)" if len(ordered) > 3 else "")
 
 
+def _backbone(names: Iterable[str], base_prefix: str) -> set[str]:
+    """The names of embeddings' and encoder's weights, without the prefix that heads put before them."""
+    bare = (name.removeprefix(f"{base_prefix}.") for name in names)
+    return {name for name in bare if name.startswith(("embeddings.", "encoder."))}
+
+
+def _lacks(path: Any, files: list[Path], missing: set[str], unexpected: Iterable[str]) -> str:
+    holds = _examples(unexpected)
+    return (
+        f"{_source(path, files)} is truncated or no SqueezeBERT checkpoint: it lacks {_examples(missing)}"
+        f"{f'; it holds {holds} instead' if holds else ''}. "
+        "Pass ignore_mismatched_sizes=True to start these weights at random"
+    )
+
+
 def explain_mismatch(model_class: Any, config: Any, path: Any, files: list[Path], shapes: Shapes) -> str | None:
-    """Which weights have another shape in the files than in a model of this configuration; None if none has."""
+    """Why weights in the files do not go into a model of this configuration; None if all of them would."""
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in model_class(config).state_dict().items()}
-    prefix = f"{model_class.base_model_prefix}."
-    found = {}
+    base = model_class.base_model_prefix
+    missing = _backbone(expected, base) - _backbone(shapes, base)
+    if missing:
+        return _lacks(path, files, missing, _backbone(shapes, base) - _backbone(expected, base))
+    wrong = []
     for name, shape in shapes.items():
-        for candidate in (name, prefix + name, name.removeprefix(prefix)):
-            if candidate in expected and expected[candidate] != shape:
-                found[name] = f"{name} is {list(shape)} in the file and {list(expected[candidate])} in the model"
-                break
+        for candidate in (name, f"{base}.{name}", name.removeprefix(f"{base}.")):
             if candidate in expected:
+                if expected[candidate] != shape:
+                    wrong.append(f"{name} is {list(shape)} in the file and {list(expected[candidate])} in the model")
                 break
-    if not found:
+    if not wrong:
         return None
-    return f"{_source(path, files)} does not fit the configuration: {'; '.join(list(found.values())[:3])}"
+    return f"{_source(path, files)} does not fit the configuration: {'; '.join(wrong[:3])}"
 
 
 def check_loaded(path: Any, files: list[Path], base_prefix: str, info: dict[str, Any]) -> None:
@@ -113,15 +130,6 @@ def check_loaded(path: Any, files: list[Path], base_prefix: str, info: dict[str,
     Raises:
         ValueError: names the files and the weights that are missing.
     """
-    prefix = f"{base_prefix}."
-    missing = {
-        name for name in info["missing_keys"] if name.removeprefix(prefix).startswith(("embeddings.", "encoder."))
-    }
-    if not missing:
-        return
-    unexpected = info["unexpected_keys"]
-    holds = f"; it holds {_examples(unexpected)} instead" if unexpected else ""
-    raise ValueError(
-        f"{_source(path, files)} is truncated or no SqueezeBERT checkpoint: it lacks {_examples(missing)}{holds}. "
-        "Pass ignore_mismatched_sizes=True to start these weights at random"
-    )
+    missing = _backbone(info["missing_keys"], base_prefix)
+    if missing:
+        raise ValueError(_lacks(path, files, missing, info["unexpected_keys"]))

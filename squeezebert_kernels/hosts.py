@@ -125,6 +125,8 @@ STOCK_TO_FUSED: dict[type, type] = {
 }
 """Stock class -> the class that stands in for it; the keys are exact classes, not their subclasses."""
 
+FUSED_TO_STOCK = {fused: stock for stock, fused in STOCK_TO_FUSED.items()}
+
 HOMES = {
     modeling_squeezebert.SqueezeBertEncoder: modeling_squeezebert,
     modeling_bert.BertLayer: modeling_bert,

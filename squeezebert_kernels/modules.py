@@ -304,7 +304,7 @@ def fused_or_reason(
     layer: nn.Module, parts: LayerParts, hidden_states: Tensor, attention_mask: Tensor | None
 ) -> Tensor | None:
     """``fused_layer``, or None with the reason kept for :func:`squeezebert_kernels.report`."""
-    reason = why_no_kernel(hidden_states) or why_not_fused(parts)
+    reason = why_not_fused(parts) or why_no_kernel(hidden_states)
     remember_fallback(layer, reason)
     return fused_layer(layer, parts, hidden_states, attention_mask) if reason is None else None
 

@@ -31,6 +31,8 @@ __all__ = [
 
 _NAMESPACE = "squeezebert_kernels"
 _library = torch.library.Library(_NAMESPACE, "DEF")
+PACKED_FROM = (torch.float32, torch.float16, torch.bfloat16)
+"""Weight dtypes that :func:`pack` takes."""
 _NEEDS_FIXED_STRIDES = (torch.Tag.pt2_compliant_tag,)
 
 _library.define(
@@ -71,7 +73,7 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
     """Packs weights into the layout that the kernels of this CPU read.
 
     Args:
-        weights: float32 CPU tensors [C_out, C_in/groups(, 1(, 1))]: the weight of a conv, (q, k, v) of an attention
+        weights: float32, float16 or bfloat16 CPU tensors [C_out, C_in/groups(, 1(, 1))]: the weight of a conv, (q, k, v) of an attention
             block, or (post, intermediate, output) of a post-attention block.
         groups: the number of groups of each.
         num_heads: number of attention heads for (q, k, v), 0 otherwise.
@@ -80,8 +82,10 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
         A 1-D uint8 tensor: opaque, self-describing, valid on this ISA tier only and checked on use.
     """
     for i, (w, g) in enumerate(zip(weights, groups, strict=True)):
-        if not isinstance(w, Tensor) or w.dtype != torch.float32 or w.device.type != "cpu":
-            raise ValueError(f"weights[{i}] must be a float32 CPU tensor, got {getattr(w, 'dtype', type(w).__name__)}")
+        if not isinstance(w, Tensor):
+            raise TypeError(f"weights[{i}] must be a torch.Tensor, got {type(w).__name__}")
+        if w.dtype not in PACKED_FROM or w.device.type != "cpu":
+            raise ValueError(f"weights[{i}] must be on CPU with one of {PACKED_FROM}, got {w.dtype} on {w.device}")
         if w.dim() < 2 or g < 1 or w.shape[0] % g or any(n != 1 for n in w.shape[2:]):
             raise ValueError(f"weights[{i}] of shape {list(w.shape)} is no conv weight with groups[{i}]={g}")
         if num_heads:
@@ -95,8 +99,18 @@ def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
     return _ops.packed_is_current([w.detach().contiguous() for w in weights], packed)
 
 
-def _run(op, reference_op, tensors: Sequence[Tensor | None], call):
-    """Runs ``call(op, tensors)`` with the kernels where they exist for the dtype and device of ``tensors[0]``."""
+def _to_float32(tensors: Sequence[Tensor | None], weights: Sequence[int]) -> list[Tensor | None]:
+    """``tensors`` in float32. Conv weights (at these indices) are packed from half precision as they are, unless autograd
+    needs them in the dtype of the rest."""
+    keep = () if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors) else weights
+    return [t if t is None or i in keep else t.float() for i, t in enumerate(tensors)]
+
+
+def _run(op, reference_op, tensors: Sequence[Tensor | None], weights: Sequence[int], call):
+    """Runs ``call(op, tensors)`` with the kernels where they exist for the dtype and device of ``tensors[0]``.
+
+    ``weights`` are the indices of the conv weights among the tensors.
+    """
     x = tensors[0]
     assert x is not None
     device = x.device.type
@@ -106,7 +120,7 @@ def _run(op, reference_op, tensors: Sequence[Tensor | None], call):
         if x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
             return call(op, tensors)
         if x.dtype in (torch.float16, torch.bfloat16):
-            return call(op, [None if t is None else t.float() for t in tensors]).to(x.dtype)
+            return call(op, _to_float32(tensors, weights)).to(x.dtype)
     return call(reference_op, tensors)
 
 
@@ -143,6 +157,7 @@ def grouped_pointwise_conv(
         _ops.grouped_pointwise_conv.default,
         reference.grouped_pointwise_conv,
         (x, weight, bias),
+        (1,),
         lambda op, t: op(*t, groups=groups, activation=act, packed=packed),
     )
 
@@ -184,6 +199,7 @@ def grouped_pointwise_conv_layer_norm(
         _ops.grouped_pointwise_conv_layer_norm.default,
         reference.grouped_pointwise_conv_layer_norm,
         tuple(named.values()),
+        (1,),
         lambda op, t: op(*t, groups=groups, eps=eps, packed=packed),
     )
 
@@ -231,6 +247,7 @@ def attention_block(
         _ops.attention_block.default,
         reference.attention_block,
         tensors,
+        (1, 3, 5),
         lambda op, t: op(
             *t, num_heads=num_heads, q_groups=q_groups, k_groups=k_groups, v_groups=v_groups, packed=packed
         ),
@@ -294,6 +311,7 @@ def post_attention_block(
         _ops.post_attention_block.default,
         reference.post_attention_block,
         tuple(named.values()),
+        (2, 6, 8),
         lambda op, t: op(*t, **options),
     )
 

@@ -85,7 +85,8 @@ def optimize(
     changed: list[nn.Module] = []
     try:
         for module, new_class in _plan(model):
-            module.__dict__[_ORIGINAL_CLASS] = type(module)
+            if type(module) in _CONVS:  # our own models are made of these classes: only swapped ones go back
+                module.__dict__[_ORIGINAL_CLASS] = type(module)
             module.__class__ = new_class
             changed.append(module)
         found = report(model)
@@ -114,7 +115,9 @@ def _convert(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _restore_class(module: nn.Module) -> None:
-    original = module.__dict__.pop(_ORIGINAL_CLASS, None)
+    from . import hosts
+
+    original = module.__dict__.pop(_ORIGINAL_CLASS, hosts.FUSED_TO_STOCK.get(type(module)))
     if original is not None:
         module.__class__ = original
     for key in [k for k, v in module.__dict__.items() if isinstance(v, PackedWeights) or k == "_sbk_last_fallback"]:

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from . import ops
 
-_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 
 def _stamp(weight: Tensor) -> tuple[object, ...] | None:
     """Changes whenever torch knows that the values changed; None where torch does not track changes."""
@@ -33,7 +31,7 @@ class PackedWeights:
     def get(self, weights: Sequence[Tensor], groups: Sequence[int], num_heads: int = 0) -> Tensor | None:
         """The packed weights, or None where the op has to pack on its own: not a CPU kernel dtype, or while tracing."""
         if torch.compiler.is_compiling() or any(
-            w.device.type != "cpu" or w.dtype not in _KERNEL_DTYPES or type(w) not in (torch.nn.Parameter, Tensor)
+            w.device.type != "cpu" or w.dtype not in ops.PACKED_FROM or type(w) not in (torch.nn.Parameter, Tensor)
             for w in weights
         ):
             return None

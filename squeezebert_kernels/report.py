@@ -78,7 +78,7 @@ def conv_reason(conv: Any) -> str | None:
 
 def _layer_entry(name: str, kind: str, layer: Any, parts: LayerParts | None, reason: str | None) -> Entry:
     if reason is None and parts is not None:
-        reason = why_no_kernel(parts.query.weight) or why_not_fused(parts)
+        reason = why_not_fused(parts) or why_no_kernel(parts.query.weight)
     if reason is not None:
         return Entry(name, kind, "fallback", reason)
     assert parts is not None
@@ -89,7 +89,7 @@ def _layer_entry(name: str, kind: str, layer: Any, parts: LayerParts | None, rea
         return Entry(
             name, kind, "partly", f"activation {type(parts.activation).__name__} is not fused: a pass of its own"
         )
-    if layer.__dict__.get("_sbk_optimized_dtype") is None and parts.query.weight.dtype != torch.float32:
+    if parts.query.weight.dtype != torch.float32:
         return Entry(name, kind, "fused", f"{parts.query.weight.dtype} weights, computed in float32")
     return Entry(name, kind, "fused")
 

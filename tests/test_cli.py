@@ -147,7 +147,7 @@ def test_demo_fails_on_a_wrong_output(capsys, monkeypatch, tiny_checkpoint):
     from squeezebert_kernels import optimize
 
     def spoil(model):
-        model.encoder.layers[0].attention.value.bias += 0.01
+        model.encoder.layers[0].attention.value.bias.data += 0.01
         return model
 
     monkeypatch.setattr(sys.modules[optimize.__module__], "optimize", spoil)
@@ -204,6 +204,11 @@ def test_rounds_are_interleaved_and_limited():
     assert calls[:3] == ["a", "b", "c"]
     assert calls.count("b") == 2
     assert "".join(calls).replace("b", "") == "ac" * 6
+
+
+def test_rounds_end_when_the_time_is_up():
+    times = demo.time_rounds(demo.make_console(), "test", {"a": lambda: time.sleep(0.01)}, 1000, seconds=0.05)
+    assert demo.MIN_ROUNDS <= len(times["a"]) < 100
 
 
 # hub

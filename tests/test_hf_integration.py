@@ -38,7 +38,7 @@ def write(folder, model, form="safetensors", dtype=torch.float32):
     return folder
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------------------
+# --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -91,7 +91,10 @@ def test_heads_read_a_headless_checkpoint_and_the_model_reads_one_with_a_head(tm
         assert all(key.startswith(("cls.", "classifier.", "qa_outputs.")) for key in info["missing_keys"])
         assert worst(model.transformer(**inputs_for("")).pooler_output, base(**inputs_for("")).pooler_output) == 0
         from_lm = ARCHITECTURES[name].from_pretrained(tmp_path / "lm")
-        assert worst(from_lm.transformer(**inputs_for("")).pooler_output, lm.transformer(**inputs_for("")).pooler_output) == 0
+        assert (
+            worst(from_lm.transformer(**inputs_for("")).pooler_output, lm.transformer(**inputs_for("")).pooler_output)
+            == 0
+        )
     headless = SqueezeBertModel.from_pretrained(tmp_path / "lm")
     assert worst(headless(**inputs_for("")).pooler_output, lm.transformer(**inputs_for("")).pooler_output) == 0
 
@@ -143,7 +146,9 @@ def test_missing_encoder_weights_are_an_error_unless_allowed(tmp_path):
     del state["encoder.layers.2.attention.key.weight"]
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
     for name in HEADS:
-        with pytest.raises(ValueError, match=r"model\.safetensors' .*lacks \S*encoder\.layers\.2\.attention\.key\.weight"):
+        with pytest.raises(
+            ValueError, match=r"model\.safetensors' .*lacks \S*encoder\.layers\.2\.attention\.key\.weight"
+        ):
             ARCHITECTURES[name].from_pretrained(tmp_path)
     assert SqueezeBertModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True).dtype == torch.float32
     # Fewer layers than the file holds is a choice, not damage.
@@ -178,7 +183,7 @@ def test_an_absent_checkpoint_is_an_os_error(tmp_path):
         SqueezeBertModel.from_pretrained(tmp_path)
 
 
-# --- Auto classes ------------------------------------------------------------------------------------------------------
+# --- Auto classes -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("auto", AUTO_CLASSES)
@@ -193,7 +198,7 @@ def test_auto_classes_find_ours_by_our_configuration_only(tmp_path, auto):
     assert type(factory.from_pretrained(tmp_path, config=SqueezeBertConfig.from_pretrained(tmp_path))) is cls
 
 
-# --- pipelines ---------------------------------------------------------------------------------------------------------
+# --- pipelines --------------------------------------------------------------------------------------------------------
 
 BERT_SIZED = {**TINY, "vocab_size": 30528}
 TEXTS = ["Paris is the capital of France.", "A short one", "the second sentence is a good deal longer than the first"]
@@ -284,7 +289,7 @@ def test_multiple_choice_by_hand(tokenizer):
     assert relative(mine, theirs) <= 1e-4
 
 
-# --- Trainer -----------------------------------------------------------------------------------------------------------
+# --- Trainer ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -318,8 +323,10 @@ def test_trainer_follows_that_of_transformers_step_by_step(tmp_path, tokenizer, 
         histories.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
         evaluated = trainer.evaluate()["eval_loss"]
     assert len(histories[1]) == 4
-    assert histories[1][-1] < histories[1][0]
-    # Not the stock losses themselves: on transformers 5 the stock class lets Trainer skip a division.
+    # On transformers 5 the stock class makes Trainer believe that it divides by the accumulated batches itself.
+    scale = 2 if TRANSFORMERS_5 else 1
+    for mine, theirs in zip(histories[1], histories[0]):
+        assert abs(mine - theirs / scale) < 2e-3
     (saved,) = (tmp_path / "1").glob("checkpoint-*")
     again = ARCHITECTURES["SqueezeBertForSequenceClassification"].from_pretrained(saved)
     with torch.no_grad():
@@ -328,7 +335,7 @@ def test_trainer_follows_that_of_transformers_step_by_step(tmp_path, tokenizer, 
     assert SqueezeBertTokenizer.from_pretrained(saved)(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
 
 
-# --- compile and export ------------------------------------------------------------------------------------------------
+# --- compile and export -----------------------------------------------------------------------------------------------
 
 
 def compiled_inputs(name, batch, length):
@@ -336,8 +343,10 @@ def compiled_inputs(name, batch, length):
     return {key: inputs[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(
+    ("backend", "masked"),
+    [("eager", True), ("eager", False), ("aot_eager", True), ("aot_eager", False), ("inductor", True)],
+)
 def test_compiles_whole_with_any_batch_and_length(backend, masked):
     torch._dynamo.reset()
     model = pair("SqueezeBertForTokenClassification", **TINY)[1]

@@ -26,7 +26,7 @@ def hidden(model, **inputs):
         return model(**inputs).last_hidden_state
 
 
-# --- state -------------------------------------------------------------------------------------------------------------
+# --- state ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -91,7 +91,7 @@ def test_norms_in_the_encoder_keep_their_epsilon():
     assert worst(hidden(models[1], **inputs), hidden(models[0], **inputs)) <= 2e-5
 
 
-# --- embeddings --------------------------------------------------------------------------------------------------------
+# --- embeddings -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [99, 120, 64])
@@ -166,7 +166,7 @@ def test_position_ids(model):
     assert worst(got, hidden(theirs, input_ids=ids, position_ids=other)) <= 2e-5
 
 
-# --- masks -------------------------------------------------------------------------------------------------------------
+# --- masks ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.long, torch.int32, torch.uint8, torch.bool, torch.float32, torch.float64])
@@ -176,7 +176,9 @@ def test_two_dimensional_masks_of_any_dtype(model, dtype):
     mask = inputs.pop("attention_mask")
     assert torch.equal(hidden(model, **inputs, attention_mask=mask.to(dtype)), want)
     longer = mask[1].sum()
-    alone = hidden(model, input_ids=inputs["input_ids"][1:2, :longer], token_type_ids=inputs["token_type_ids"][1:2, :longer])
+    alone = hidden(
+        model, input_ids=inputs["input_ids"][1:2, :longer], token_type_ids=inputs["token_type_ids"][1:2, :longer]
+    )
     assert worst(want[1:2, :longer], alone) <= 2e-5  # padding changes nothing
 
 
@@ -233,7 +235,9 @@ def test_fully_masked_rows_give_no_nan(dtype):
         assert got.last_hidden_state.isfinite().all()
     if dtype in (torch.float32, torch.float64):
         assert worst(got.last_hidden_state, hidden(theirs, input_ids=ids, attention_mask=mask)) <= 2e-5
-    wide = torch.zeros(3, 1, 1, 17, dtype=torch.float64).masked_fill(mask[:, None, None] == 0, torch.finfo(torch.float64).min)
+    wide = torch.zeros(3, 1, 1, 17, dtype=torch.float64).masked_fill(
+        mask[:, None, None] == 0, torch.finfo(torch.float64).min
+    )
     assert hidden(mine, input_ids=ids, attention_mask=wide).isfinite().all()
 
 
@@ -243,12 +247,15 @@ def test_empty_batch(model):
     assert out.pooler_output.shape == (0, 32)
 
 
-# --- how layers run ----------------------------------------------------------------------------------------------------
+# --- how layers run ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("implementation", [None, "eager", "sdpa"])
 def test_attention_implementations_agree(implementation):
-    theirs, mine = stock("SqueezeBertModel", **TINY), ours("SqueezeBertModel", **TINY, attn_implementation=implementation)
+    theirs, mine = (
+        stock("SqueezeBertModel", **TINY),
+        ours("SqueezeBertModel", **TINY, attn_implementation=implementation),
+    )
     mine.load_state_dict(theirs.state_dict())
     mine.encoder.layers[0].attention.register_forward_hook(lambda *_: None)  # one layer child by child
     assert worst(hidden(mine, **inputs_for("")), hidden(theirs, **inputs_for(""))) <= 2e-5
@@ -389,10 +396,14 @@ def test_frozen_parameters_get_no_gradient():
     model.transformer.encoder.layers[2].attention.key.weight.requires_grad_(True)
     model(**inputs_for(""), labels=torch.tensor([0, 1, 0])).loss.backward()
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert with_gradient == {"classifier.weight", "classifier.bias", "transformer.encoder.layers.2.attention.key.weight"}
+    assert with_gradient == {
+        "classifier.weight",
+        "classifier.bias",
+        "transformer.encoder.layers.2.attention.key.weight",
+    }
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------------------------------
 
 IDS = torch.ones(2, 6, dtype=torch.long)
 BAD = [
@@ -408,7 +419,11 @@ BAD = [
     ({"input_ids": IDS[:, :0]}, ValueError, r"input_ids has shape \[2, 0\]"),
     ({"input_ids": IDS[:, :1].expand(2, 513)}, ValueError, r"length 513.*max_position_embeddings \(512\)"),
     ({"input_ids": IDS.to("meta")}, ValueError, "input_ids is on meta, but the model is on cpu"),
-    ({"inputs_embeds": torch.zeros(2, 6)}, ValueError, r"inputs_embeds must be \[batch, length, 32\], got shape \[2, 6\]"),
+    (
+        {"inputs_embeds": torch.zeros(2, 6)},
+        ValueError,
+        r"inputs_embeds must be \[batch, length, 32\], got shape \[2, 6\]",
+    ),
     ({"inputs_embeds": torch.zeros(2, 6, 31)}, ValueError, r"inputs_embeds must be .*\[2, 6, 31\]"),
     ({"inputs_embeds": torch.zeros(2, 6, 32).long()}, TypeError, "inputs_embeds must have a floating dtype"),
     ({"inputs_embeds": torch.zeros(2, 6, 32).double()}, ValueError, "inputs_embeds has dtype torch.float64.*float32"),

@@ -169,7 +169,9 @@ def test_gradient_of_inputs_embeds():
     models = pair(**TINY, **NO_DROPOUT)
     given = [torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(3)).requires_grad_() for _ in models]
     for model, embeds in zip(models, given):
-        model(inputs_embeds=embeds, attention_mask=inputs_for("", 2, 9)["attention_mask"]).pooler_output.sum().backward()
+        model(
+            inputs_embeds=embeds, attention_mask=inputs_for("", 2, 9)["attention_mask"]
+        ).pooler_output.sum().backward()
     assert relative(given[1].grad, given[0].grad) <= 1e-4
 
 

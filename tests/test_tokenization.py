@@ -65,9 +65,7 @@ def test_ids_are_those_of_the_tokenizers_library(tokenizer, bert_vocab):
 @pytest.mark.parametrize("accents", [None, True, False])
 @pytest.mark.parametrize("chinese", [True, False])
 def test_normalisation_options(bert_vocab, lower, accents, chinese):
-    mine = SqueezeBertTokenizer(
-        bert_vocab, do_lower_case=lower, strip_accents=accents, tokenize_chinese_chars=chinese
-    )
+    mine = SqueezeBertTokenizer(bert_vocab, do_lower_case=lower, strip_accents=accents, tokenize_chinese_chars=chinese)
     plain = BertWordPieceTokenizer(
         str(bert_vocab), lowercase=lower, strip_accents=accents, handle_chinese_chars=chinese
     )
@@ -96,7 +94,13 @@ def test_vocabulary_may_be_given_in_every_form(tokenizer, bert_vocab, tmp_path):
 def test_helpers_build_and_mark_special_tokens(tokenizer):
     first, second = [7592, 2088], [2129, 2024, 2017]
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    assert (cls, sep, tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.unk_token_id) == (101, 102, 0, 103, 100)
+    assert (cls, sep, tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.unk_token_id) == (
+        101,
+        102,
+        0,
+        103,
+        100,
+    )
     assert tokenizer.build_inputs_with_special_tokens(first) == [cls, *first, sep]
     joined = tokenizer.build_inputs_with_special_tokens(first, second)
     assert joined == [cls, *first, sep, *second, sep]
@@ -254,7 +258,14 @@ def test_other_special_tokens(tmp_path):
     )
     assert made("lower what")["input_ids"] == [2, 5, 6, 1, 3]
     made.save_pretrained(str(tmp_path / "saved"))
-    assert SqueezeBertTokenizer.from_pretrained(str(tmp_path / "saved"))("lower", "low")["input_ids"] == [2, 5, 6, 3, 5, 3]
+    assert SqueezeBertTokenizer.from_pretrained(str(tmp_path / "saved"))("lower", "low")["input_ids"] == [
+        2,
+        5,
+        6,
+        3,
+        5,
+        3,
+    ]
 
 
 def test_never_split_and_no_basic_tokenization(bert_vocab):

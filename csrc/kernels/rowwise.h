@@ -31,22 +31,30 @@ void layer_norm(const LayerNormArgs& p) {
     const float mean = inverse_n * sum_row<V>(
         x, p.n, [](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, v); }, [](float v) SBK_INLINE_LAMBDA { return v; });
     const f32 vmean = V::set1(mean);
+    // The mean of what is left corrects the rounding of the mean: eps is small enough (1e-12) for an error of one ulp to turn a
+    // row of equal values into anything but beta.
+    const float rest = inverse_n * sum_row<V>(
+        x, p.n, [&](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, V::sub(v, vmean)); },
+        [&](float v) SBK_INLINE_LAMBDA { return v - mean; });
+    const f32 vrest = V::set1(rest);
+    const auto deviation = [&](f32 v) SBK_INLINE_LAMBDA { return V::sub(V::sub(v, vmean), vrest); };
+    const auto scalar_deviation = [&](float v) SBK_INLINE_LAMBDA { return v - mean - rest; };
     // Two passes: the sum of squared deviations, not E[x^2] - mean^2, which cancels.
     const float variance = inverse_n * sum_row<V>(
         x, p.n,
         [&](f32 s, f32 v) SBK_INLINE_LAMBDA {
-          const f32 d = V::sub(v, vmean);
+          const f32 d = deviation(v);
           return V::fma(d, d, s);
         },
-        [&](float v) SBK_INLINE_LAMBDA { return (v - mean) * (v - mean); });
+        [&](float v) SBK_INLINE_LAMBDA { return scalar_deviation(v) * scalar_deviation(v); });
     const float rstd = 1.0f / __builtin_sqrtf(variance + p.eps);
     const f32 vrstd = V::set1(rstd);
     int64_t c = 0;
     for (; c + V::lanes <= p.n; c += V::lanes) {
-      const f32 normal = V::mul(V::sub(V::load(x + c), vmean), vrstd);
+      const f32 normal = V::mul(deviation(V::load(x + c)), vrstd);
       V::store(y + c, V::fma(normal, V::load(p.gamma + c), V::load(p.beta + c)));
     }
-    for (; c < p.n; c++) y[c] = (x[c] - mean) * rstd * p.gamma[c] + p.beta[c];
+    for (; c < p.n; c++) y[c] = scalar_deviation(x[c]) * rstd * p.gamma[c] + p.beta[c];
   }
 }
 

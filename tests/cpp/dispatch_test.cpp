@@ -1,0 +1,45 @@
+// core/cpu.h: which table is used. ctest runs it once for every value of SBK_ISA, each in a process of its own, since the
+// variable is read once.
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "check.h"
+#include "core/cpu.h"
+
+namespace {
+
+TEST(available_tables_are_complete_and_distinct) {
+  const auto& tables = sbk::available_tables();
+  CHECK(!tables.empty());
+  CHECK_EQ(std::string(tables.front()->isa), "scalar");
+  for (size_t i = 0; i < tables.size(); i++) {
+    const sbk::KernelTable& t = *tables[i];
+    CHECK(t.conv && t.layer_norm && t.transpose && t.attention && t.attention_scratch);
+    CHECK(t.lanes >= 1 && t.tile_rows >= 1 && t.tile_vectors >= 1);
+    // Packed weights tell tiers apart by these two.
+    for (size_t j = 0; j < i; j++) {
+      CHECK(std::strcmp(t.isa, tables[j]->isa) != 0);
+      CHECK(t.lanes != tables[j]->lanes || t.tile_vectors != tables[j]->tile_vectors);
+    }
+  }
+}
+
+TEST(sbk_isa_is_obeyed) {
+  const char* wanted = std::getenv("SBK_ISA");
+  const bool forced = wanted != nullptr && *wanted != '\0';
+  const sbk::KernelTable* expected = forced ? nullptr : sbk::available_tables().back();
+  for (const sbk::KernelTable* t : sbk::available_tables()) {
+    if (forced && std::string(wanted) == t->isa) expected = t;
+  }
+  std::string error;
+  CHECK(sbk::active_table(&error) == expected);
+  CHECK(sbk::active_table() == expected);
+  CHECK_EQ(error.empty(), expected != nullptr);
+  if (expected != nullptr) return;
+  // The message names the value and everything that would have been possible.
+  CHECK(error.find(wanted) != std::string::npos);
+  for (const sbk::KernelTable* t : sbk::available_tables()) CHECK(error.find(t->isa) != std::string::npos);
+}
+
+}  // namespace

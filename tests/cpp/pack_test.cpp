@@ -1,0 +1,261 @@
+// core/packed.h: the layout equation by index, conversion of weights, and what find_section accepts.
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "core/packed.h"
+#include "guarded.h"
+#include "shapes.h"
+#include "threads.h"
+
+namespace {
+
+using sbk::PackedHeader;
+using sbk::Weight;
+using sbk::WeightType;
+using namespace test;
+
+// A table that only says how to pack: any width, whatever this machine has.
+sbk::KernelTable layout(int32_t lanes, int32_t tile_vectors) {
+  sbk::KernelTable t{};
+  t.isa = "layout only", t.lanes = lanes, t.tile_vectors = tile_vectors;
+  return t;
+}
+
+struct Section {
+  Buffer buffer;
+
+  Section(const sbk::KernelTable& table, const Weight& w, int64_t heads, const sbk::Parallel& parallel, Flush flush)
+      : buffer(sbk::packed_bytes(table, w, heads) / static_cast<int64_t>(sizeof(float)), flush, 64) {
+    sbk::pack(table, w, heads, buffer.data(), parallel);
+  }
+  const PackedHeader& header() const { return *reinterpret_cast<const PackedHeader*>(buffer.data()); }
+};
+
+std::vector<float> numbered(int64_t n) {
+  std::vector<float> w(n);
+  for (int64_t i = 0; i < n; i++) w[i] = static_cast<float>(i + 1);
+  return w;
+}
+
+// Widths of the panels of `vectors` vectors: dealt out one by one, so that they are even and wider ones come first.
+std::vector<int64_t> panel_widths(int64_t vectors, int64_t widest) {
+  std::vector<int64_t> widths((vectors + widest - 1) / widest);
+  for (int64_t v = 0; v < vectors; v++) widths[v % static_cast<int64_t>(widths.size())]++;
+  return widths;
+}
+
+// The equation of core/packed.h, read literally.
+void check_layout(const sbk::KernelTable& t, int64_t n, int64_t k, int64_t groups, int64_t heads, Flush flush) {
+  const Context where([&] {
+    return text("lanes=", t.lanes, " tile_vectors=", t.tile_vectors, " n=", n, " k=", k, " groups=", groups, " heads=", heads);
+  });
+  const std::vector<float> w = numbered(n * k);
+  const Weight weight{w.data(), WeightType::float32, n, k, groups};
+  const Section section(t, weight, heads, sbk::serial(), flush);
+  const PackedHeader& header = section.header();
+  const int64_t block = header.block;
+  CHECK_EQ(block, sbk::block_columns(weight, heads));
+  CHECK_EQ(n / groups % block, 0);
+  CHECK(heads == 0 ? block == n / groups : n / heads % block == 0);
+  CHECK(header.n == n && header.k == k && header.groups == groups);
+  CHECK(header.lanes == t.lanes && header.tile_vectors == t.tile_vectors);
+  CHECK_EQ(header.bytes, section.buffer.size() * static_cast<int64_t>(sizeof(float)));
+  CHECK_EQ(header.bytes % 64, 0);
+
+  bool equal = true;
+  const int64_t vectors = (block + t.lanes - 1) / t.lanes;
+  for (int64_t b = 0; b < n / block; b++) {
+    const float* value = header.values() + b * vectors * t.lanes * k;
+    CHECK_EQ(value, header.block_values(b));
+    int64_t first = 0;
+    for (const int64_t width : panel_widths(vectors, t.tile_vectors)) {
+      CHECK(width >= 1 && width <= t.tile_vectors);
+      for (int64_t step = 0; step < k; step++) {
+        for (int64_t lane = 0; lane < width * t.lanes; lane++) {
+          const int64_t column = first * t.lanes + lane;
+          const float want = column < block ? w[(b * block + column) * k + step] : 0.0f;
+          equal = equal && value[first * t.lanes * k + step * width * t.lanes + lane] == want;
+        }
+      }
+      first += width;
+    }
+    CHECK_EQ(first, vectors);
+  }
+  CHECK(equal);
+}
+
+TEST(layout_is_the_equation) {
+  for (const int32_t lanes : {1, 4, 8, 16, 32}) {
+    for (int32_t tile_vectors = 1; tile_vectors <= 5; tile_vectors++) {
+      const sbk::KernelTable t = layout(lanes, tile_vectors);
+      for (const int64_t n : column_sizes(t)) {
+        for (const int64_t k : {1, 3, 8}) check_layout(t, n, k, 1, 0, n % 2 ? Flush::start : Flush::end);
+      }
+      // Groups and heads: equal, heads in groups, groups in heads, crossing each other.
+      for (const auto& [n, groups, heads] : {std::tuple{24, 4, 0}, {24, 4, 4}, {24, 2, 6}, {24, 6, 2}, {24, 4, 6}, {60, 5, 4},
+                                             {768, 4, 12}, {30, 30, 1}, {30, 1, 30}}) {
+        check_layout(t, n, 5, groups, heads, Flush::end);
+      }
+    }
+  }
+  check_layout(table, 768, 192, 4, 12, Flush::end);
+}
+
+TEST(threads_pack_the_same) {
+  const std::vector<float> w = numbered(96 * 7);
+  const Weight weight{w.data(), WeightType::float32, 96, 7, 2};
+  const Section serial(table, weight, 0, sbk::serial(), Flush::end);
+  for (const int64_t count : {2, 3}) {
+    Threads threads(count);
+    const Section parallel(table, weight, 0, threads.hook(), Flush::end);
+    CHECK(std::memcmp(serial.buffer.data(), parallel.buffer.data(), serial.header().bytes) == 0);
+  }
+}
+
+// All 65536 values of a 16-bit type, decoded here by arithmetic: sign, exponent of `bits` bits, mantissa.
+void check_all_values(const sbk::KernelTable& table, WeightType type, int exponent_bits) {
+  const int mantissa_bits = 15 - exponent_bits, bias = (1 << (exponent_bits - 1)) - 1;
+  std::vector<uint16_t> w(65536);
+  for (int i = 0; i < 65536; i++) w[i] = static_cast<uint16_t>(i);
+  const Weight weight{w.data(), type, 1, 65536, 1};
+  const Section section(table, weight, 0, sbk::serial(), Flush::end);
+  for (int64_t i = 0; i < 65536; i++) {
+    const float got = section.header().values()[i * table.lanes];
+    const int exponent = static_cast<int>(i >> mantissa_bits) & ((1 << exponent_bits) - 1);
+    const int mantissa = static_cast<int>(i) & ((1 << mantissa_bits) - 1);
+    const double sign = i >> 15 ? -1 : 1, fraction = std::ldexp(mantissa, -mantissa_bits);
+    const Context where([&] { return text("bits ", i, " become ", got); });
+    if (exponent == (1 << exponent_bits) - 1 && mantissa != 0) {
+      CHECK(std::isnan(got));
+    } else {
+      const double want = exponent == (1 << exponent_bits) - 1 ? sign * INFINITY
+                          : exponent == 0                      ? sign * std::ldexp(fraction, 1 - bias)
+                                                               : sign * std::ldexp(1 + fraction, exponent - bias);
+      CHECK(static_cast<double>(got) == want && std::signbit(got) == std::signbit(want));
+    }
+  }
+}
+
+TEST(float16_is_exact) { check_all_values(table, WeightType::float16, 5); }
+TEST(bfloat16_is_exact) { check_all_values(table, WeightType::bfloat16, 8); }
+
+TEST(special_weights_stay) {
+  const float w[] = {INFINITY, -INFINITY, std::numeric_limits<float>::quiet_NaN(), -0.0f, 1e-42f, 3.4e38f};
+  const Weight weight{w, WeightType::float32, 1, 6, 1};
+  const Section section(table, weight, 0, sbk::serial(), Flush::end);
+  for (int64_t i = 0; i < 6; i++) {
+    CHECK_EQ(std::bit_cast<uint32_t>(section.header().values()[i * table.lanes]), std::bit_cast<uint32_t>(w[i]));
+  }
+}
+
+// It samples, so one changed value may escape; any change of all values does not, be it one bit each.
+TEST(fingerprint_follows_the_values) {
+  for (const auto& [n, k] : {std::pair{1, 1}, {1, 7}, {3, 5}, {48, 1}, {7, 7}, {64, 48}, {192, 192}, {768, 768}}) {
+    const Context where([&, n = n, k = k] { return text("n=", n, " k=", k); });
+    Random random(11);
+    std::vector<float> w(n * k);
+    for (float& x : w) x = random.uniform();
+    const std::vector<float> copy = w;
+    const auto print = [n = n, k = k](const std::vector<float>& v, WeightType type = WeightType::float32) {
+      return sbk::fingerprint({v.data(), type, n, k, 1});
+    };
+    const uint64_t before = print(w);
+    CHECK_EQ(before, print(copy));
+    for (float& x : w) x = std::bit_cast<float>(std::bit_cast<uint32_t>(x) ^ 1u);
+    CHECK(print(w) != before);
+    for (size_t i = 0; i < w.size(); i++) w[i] = 0.999f * copy[i];
+    CHECK(print(w) != before);
+    for (size_t i = 0; i < w.size(); i++) w[i] = -copy[i];
+    CHECK(print(w) != before);
+    CHECK(print(copy, WeightType::float16) != print(copy, WeightType::bfloat16));
+  }
+}
+
+TEST(sections_follow_each_other) {
+  const std::vector<float> w = numbered(400);
+  const Weight first{w.data(), WeightType::float32, 20, 7, 2}, second{w.data(), WeightType::float32, 6, 5, 1};
+  const int64_t bytes = sbk::packed_bytes(table, first, 5) + sbk::packed_bytes(table, second, 0);
+  Buffer buffer(bytes / 4, Flush::end, 64);
+  char* at = reinterpret_cast<char*>(buffer.data());
+  sbk::pack(table, first, 5, at, sbk::serial());
+  sbk::pack(table, second, 0, at + sbk::packed_bytes(table, first, 5), sbk::serial());
+  buffer.freeze();
+  int64_t offset = 0;
+  std::string error;
+  const PackedHeader* a = sbk::find_section(table, first, 5, at, bytes, &offset, &error);
+  CHECK(a != nullptr && a->n == 20 && offset == sbk::packed_bytes(table, first, 5));
+  const PackedHeader* b = sbk::find_section(table, second, 0, at, bytes, &offset, &error);
+  CHECK(b != nullptr && b->n == 6 && offset == bytes);
+  CHECK_EQ(error, "");
+  // Behind the last one, and in the wrong order.
+  CHECK(sbk::find_section(table, second, 0, at, bytes, &offset, &error) == nullptr && !error.empty());
+  offset = 0;
+  CHECK(sbk::find_section(table, second, 0, at, bytes, &offset, &error) == nullptr && offset == 0);
+}
+
+// Whether find_section takes `buffer` for `w`; when it does not it must say why and leave the offset alone.
+bool accepts(const sbk::KernelTable& t, const Weight& w, int64_t heads, const void* buffer, int64_t bytes) {
+  int64_t offset = 0;
+  std::string error;
+  const bool found = sbk::find_section(t, w, heads, buffer, bytes, &offset, &error) != nullptr;
+  CHECK_EQ(found, error.empty());
+  CHECK_EQ(offset, found ? bytes : 0);
+  return found;
+}
+
+TEST(truncated_buffers_are_rejected) {
+  const std::vector<float> w = numbered(60);
+  const Weight weight{w.data(), WeightType::float32, 12, 5, 2};
+  const Section whole(table, weight, 0, sbk::serial(), Flush::end);
+  CHECK(accepts(table, weight, 0, whole.buffer.data(), whole.header().bytes));
+  for (int64_t bytes = 0; bytes < whole.header().bytes; bytes += bytes < 80 ? 4 : 64) {
+    const Context where([&] { return text("bytes=", bytes); });
+    // The rest is not only forbidden by `bytes`: behind it there is a guard page, where the alignment of 64 allows.
+    Buffer part(bytes / 4, Flush::end, 64);
+    std::memcpy(part.data(), whole.buffer.data(), bytes);
+    CHECK(!accepts(table, weight, 0, part.data(), bytes));
+  }
+}
+
+TEST(foreign_buffers_are_rejected) {
+  const std::vector<float> w = numbered(60);
+  const Weight weight{w.data(), WeightType::float32, 12, 5, 2};
+  const Section good(table, weight, 3, sbk::serial(), Flush::end);
+  const int64_t bytes = good.header().bytes;
+  CHECK(accepts(table, weight, 3, good.buffer.data(), bytes));
+
+  // Another tier; another shape; other heads where the blocks differ.
+  for (const sbk::KernelTable* other : sbk::available_tables()) {
+    CHECK_EQ(accepts(*other, weight, 3, good.buffer.data(), bytes), other == &table);
+  }
+  const Weight shapes[] = {{w.data(), WeightType::float32, 10, 5, 2}, {w.data(), WeightType::float32, 12, 4, 2},
+                           {w.data(), WeightType::float32, 12, 5, 1}, {w.data(), WeightType::float32, 5, 12, 1}};
+  for (const Weight& shape : shapes) CHECK(!accepts(table, shape, 0, good.buffer.data(), bytes));
+  CHECK(!accepts(table, weight, 0, good.buffer.data(), bytes));
+
+  // Every field of the header damaged in turn, bit by bit; the reserved bytes and the fingerprint are not its business.
+  Buffer damaged(bytes / 4, Flush::end, 64);
+  auto* raw = reinterpret_cast<unsigned char*>(damaged.data());
+  for (size_t byte = 0; byte < sizeof(PackedHeader); byte++) {
+    if (byte >= offsetof(PackedHeader, reserved) && byte < offsetof(PackedHeader, n)) continue;
+    if (byte >= offsetof(PackedHeader, fingerprint) && byte < offsetof(PackedHeader, bytes)) continue;
+    for (int bit = 0; bit < 8; bit++) {
+      const Context where([&] { return text("byte ", byte, " bit ", bit); });
+      std::memcpy(raw, good.buffer.data(), bytes);
+      raw[byte] = static_cast<unsigned char>(raw[byte] ^ 1u << bit);
+      CHECK(!accepts(table, weight, 3, raw, bytes));
+    }
+  }
+  Random random(12);
+  for (int i = 0; i < 200; i++) {
+    for (int64_t b = 0; b < bytes; b++) raw[b] = static_cast<unsigned char>(random.bits());
+    CHECK(!accepts(table, weight, 3, raw, bytes));
+  }
+}
+
+}  // namespace
