@@ -18,6 +18,11 @@ from transformers.models.squeezebert import modeling_squeezebert
 
 from .modules import LayerParts, fused_or_reason, remember_fallback
 
+try:
+    from transformers.utils.output_capturing import _active_collector
+except ImportError:  # transformers 4 passes output_attentions down instead
+    _active_collector = None
+
 _ENCODER_OPTIONS = tuple(inspect.signature(modeling_squeezebert.SqueezeBertEncoder.forward).parameters)[3:]
 _BERT_OPTIONS = tuple(inspect.signature(modeling_bert.BertLayer.forward).parameters)[3:]
 # transformers 4 passes head masks around and returns tuples from a BertLayer.
@@ -68,9 +73,7 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
 
 def _collects_attentions() -> bool:
     """Whether transformers 5 is recording attention probabilities through hooks during this call."""
-    try:
-        from transformers.utils.output_capturing import _active_collector
-    except ImportError:
+    if _active_collector is None:
         return False
     collected = _active_collector.get()
     return collected is not None and "attentions" in collected

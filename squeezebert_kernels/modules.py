@@ -222,6 +222,9 @@ def why_not_fused(parts: LayerParts) -> str | None:
             return f"{type(container).__name__} is not a class of transformers"
         if hasattr(container, "distance_embedding"):
             return "relative position embeddings"
+        # transformers 4's BertSdpaSelfAttention drops probabilities by this number, not by its dropout module.
+        if container.training and getattr(container, "dropout_prob", 0) > 0:
+            return f"training with dropout {container.dropout_prob}"
     for dropout in parts.dropouts:
         if type(dropout) is not nn.Dropout:
             return f"a dropout is a {type(dropout).__name__}, not an nn.Dropout"

@@ -469,17 +469,21 @@ _register_gradient("post_attention_block", _post_attention_gradient)
 # --- autocast ----------------------------------------------------------------------------------------------------------
 
 
-def _register_autocast(name: str) -> None:
-    """Under CPU autocast the kernels still compute in float32; the result has the autocast dtype, as a conv's would."""
+def _register_autocast(name: str, ends_in_layer_norm: bool) -> None:
+    """Under CPU autocast the kernels still compute in float32; the result has the dtype that torch's own ops would give:
+    the autocast dtype behind a matrix product, float32 behind a LayerNorm."""
     op = getattr(_ops, name).default
 
     def autocast(*args, **kwargs):
         args = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
         with torch.amp.autocast("cpu", enabled=False):
-            return op(*args, **kwargs).to(torch.get_autocast_dtype("cpu"))
+            y = op(*args, **kwargs)
+        return y if ends_in_layer_norm else y.to(torch.get_autocast_dtype("cpu"))
 
     _library.impl(name, autocast, "AutocastCPU")
 
 
-for _name in ("grouped_pointwise_conv", "grouped_pointwise_conv_layer_norm", "attention_block", "post_attention_block"):
-    _register_autocast(_name)
+_register_autocast("grouped_pointwise_conv", ends_in_layer_norm=False)
+_register_autocast("grouped_pointwise_conv_layer_norm", ends_in_layer_norm=True)
+_register_autocast("attention_block", ends_in_layer_norm=False)
+_register_autocast("post_attention_block", ends_in_layer_norm=True)

@@ -29,24 +29,27 @@ void layer_norm(const LayerNormArgs& p) {
     const float* x = p.x + r * p.ldx;
     float* y = p.y + r * p.ldy;
     const float mean = inverse_n * sum_row<V>(
-        x, p.n, [](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, v); }, [](float v) SBK_INLINE_LAMBDA { return v; });
+                                       x, p.n, [](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, v); },
+                                       [](float v) SBK_INLINE_LAMBDA { return v; });
     const f32 vmean = V::set1(mean);
-    // The mean of what is left corrects the rounding of the mean: eps is small enough (1e-12) for an error of one ulp to turn a
-    // row of equal values into anything but beta.
-    const float rest = inverse_n * sum_row<V>(
-        x, p.n, [&](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, V::sub(v, vmean)); },
-        [&](float v) SBK_INLINE_LAMBDA { return v - mean; });
+    // The mean of what is left corrects the rounding of the mean: eps is small enough (1e-12) for an error of one ulp
+    // to turn a row of equal values into anything but beta.
+    const float rest =
+        inverse_n * sum_row<V>(
+                        x, p.n, [&](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, V::sub(v, vmean)); },
+                        [&](float v) SBK_INLINE_LAMBDA { return v - mean; });
     const f32 vrest = V::set1(rest);
     const auto deviation = [&](f32 v) SBK_INLINE_LAMBDA { return V::sub(V::sub(v, vmean), vrest); };
     const auto scalar_deviation = [&](float v) SBK_INLINE_LAMBDA { return v - mean - rest; };
     // Two passes: the sum of squared deviations, not E[x^2] - mean^2, which cancels.
-    const float variance = inverse_n * sum_row<V>(
-        x, p.n,
-        [&](f32 s, f32 v) SBK_INLINE_LAMBDA {
-          const f32 d = deviation(v);
-          return V::fma(d, d, s);
-        },
-        [&](float v) SBK_INLINE_LAMBDA { return scalar_deviation(v) * scalar_deviation(v); });
+    const float variance =
+        inverse_n * sum_row<V>(
+                        x, p.n,
+                        [&](f32 s, f32 v) SBK_INLINE_LAMBDA {
+                          const f32 d = deviation(v);
+                          return V::fma(d, d, s);
+                        },
+                        [&](float v) SBK_INLINE_LAMBDA { return scalar_deviation(v) * scalar_deviation(v); });
     const float rstd = 1.0f / __builtin_sqrtf(variance + p.eps);
     const f32 vrstd = V::set1(rstd);
     int64_t c = 0;

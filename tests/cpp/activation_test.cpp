@@ -65,7 +65,8 @@ TEST(around_zero) {
 
 TEST(around_the_end_of_the_polynomial) {
   const double end = 4 * kSqrt2;
-  for (const double sign : {-1.0, 1.0}) sweep(table, Activation::gelu, steps(sign * (end - 1e-3), sign * (end + 1e-3), 20000));
+  for (const double sign : {-1.0, 1.0})
+    sweep(table, Activation::gelu, steps(sign * (end - 1e-3), sign * (end + 1e-3), 20000));
 }
 
 TEST(every_magnitude) {
@@ -101,13 +102,14 @@ TEST(exp_in_ulps) {
     if (tiny <= 0) s.push_back(tiny);
   }
   const auto rows = static_cast<int64_t>(s.size()), lanes = int64_t{table.lanes};
-  std::vector<float> mask(2 * rows), zeros(rows), keys(lanes + 2), context(rows), scratch(table.attention_scratch(2, 1) + 16);
+  std::vector<float> mask(2 * rows), zeros(rows), keys(lanes + 2), context(rows),
+      scratch(table.attention_scratch(2, 1) + 16);
   for (int64_t r = 0; r < rows; r++) mask[2 * r + 1] = s[r];
   std::vector<float> values(2 * lanes);
   values[lanes] = 1;
   auto* aligned = reinterpret_cast<float*>(round_up(reinterpret_cast<int64_t>(scratch.data()), 64));
-  table.attention({zeros.data(), 1, keys.data(), lanes + 2, values.data(), lanes, mask.data(), 2, context.data(), 1, aligned,
-                   rows, 2, 1, 1.0f});
+  table.attention({zeros.data(), 1, keys.data(), lanes + 2, values.data(), lanes, mask.data(), 2, context.data(), 1,
+                   aligned, rows, 2, 1, 1.0f});
   for (int64_t r = 0; r < rows; r++) {
     const double e = std::exp(static_cast<double>(s[r])), want = e / (1 + e);
     // exp, the sum and the quotient are rounded; behind -87.3 exp may be 0.

@@ -26,7 +26,7 @@ struct AttentionCase {
   int64_t gap = 0;          // between rows of every matrix
   bool tight_keys = false;  // the last stride of kt is `keys`, so that what is read behind a row is the next row
   float spread = 1;         // q is in [-spread, spread)
-  std::function<void(AttentionInputs&)> change = nullptr;                 // of the inputs before the call
+  std::function<void(AttentionInputs&)> change = nullptr;                     // of the inputs before the call
   std::function<void(Reals& want, const AttentionInputs&)> expect = nullptr;  // of what the oracle says
 
   std::string describe() const {
@@ -51,7 +51,8 @@ inline void run_attention(const sbk::KernelTable& table, const AttentionCase& c)
   const Context where([&] { return c.describe(); });
   Random random(static_cast<uint64_t>(c.rows * 1000003 + c.keys * 1009 + c.d));
   const int64_t keys_padded = round_up(c.keys, table.lanes), d_padded = round_up(c.d, table.lanes);
-  // As the contract says: kt and v may be read up to whole vectors; there are NaN behind keys and d, which reach nothing.
+  // As the contract says: kt and v may be read up to whole vectors; there are NaN behind keys and d, which reach
+  // nothing.
   AttentionInputs in{Matrix(c.rows, c.d, c.d + c.gap, c.flush), Matrix(c.keys, c.d, c.d, c.flush),
                      Matrix(c.d, c.keys, c.tight_keys ? c.keys : keys_padded + c.gap, c.flush, keys_padded),
                      Matrix(c.keys, c.d, d_padded + c.gap, c.flush, d_padded),

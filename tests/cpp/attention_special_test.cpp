@@ -23,8 +23,8 @@ void set(Matrix& mask, int64_t first, int64_t last, int64_t begin, int64_t end, 
 
 const int64_t kKeys[] = {1, 5, 16, 33, 512, 513, 1100};
 
-// A score plus the lowest float is the lowest float: all keys are equally likely, as in torch. In float64 the scores would
-// still differ, so what is expected is said here.
+// A score plus the lowest float is the lowest float: all keys are equally likely, as in torch. In float64 the scores
+// would still differ, so what is expected is said here.
 TEST(lowest_mask_everywhere_gives_uniform_probabilities) {
   for (const int64_t keys : kKeys) {
     AttentionCase c{5, keys, 6, MaskKind::full};
@@ -36,7 +36,8 @@ TEST(lowest_mask_everywhere_gives_uniform_probabilities) {
           mean += in.v.at(j, i) / static_cast<double>(keys);
           size += std::fabs(in.v.at(j, i)) / static_cast<double>(keys);
         }
-        for (int64_t r = 1; r < 4; r++) want.at(r, i) = {mean, static_cast<double>(keys + 2) * kUnit * (size + std::fabs(mean))};
+        for (int64_t r = 1; r < 4; r++)
+          want.at(r, i) = {mean, static_cast<double>(keys + 2) * kUnit * (size + std::fabs(mean))};
       }
     };
     run_attention(table, c);
@@ -46,7 +47,9 @@ TEST(lowest_mask_everywhere_gives_uniform_probabilities) {
 TEST(infinite_mask_everywhere_gives_nan_in_that_row_alone) {
   for (const int64_t keys : kKeys) {
     AttentionCase c{26, keys, 6, MaskKind::full};
-    c.change = [&](AttentionInputs& in) { set(in.mask, 3, 5, 0, keys, -INFINITY), set(in.mask, 25, 26, 0, keys, -INFINITY); };
+    c.change = [&](AttentionInputs& in) {
+      set(in.mask, 3, 5, 0, keys, -INFINITY), set(in.mask, 25, 26, 0, keys, -INFINITY);
+    };
     c.expect = [](Reals& want, const AttentionInputs&) {
       for (int64_t i = 0; i < 6; i++) CHECK(std::isnan(want.at(3, i).value) && !std::isnan(want.at(2, i).value));
     };

@@ -1,4 +1,5 @@
-// KernelTable::attention against the oracle: shapes, strides and masks. Special values are in attention_special_test.cpp.
+// KernelTable::attention against the oracle: shapes, strides and masks. Special values are in
+// attention_special_test.cpp.
 #include <cmath>
 #include <limits>
 
@@ -16,8 +17,10 @@ TEST(remainders_in_every_dimension) {
   const int64_t lanes = table.lanes;
   int next = 0;
   // query_block is 24.
-  for (const int64_t rows : sizes({0, 1, 2, table.tile_rows - 1, table.tile_rows, table.tile_rows + 1, 23, 24, 25, 49}, 0)) {
-    for (const int64_t keys : sizes({1, 2, 3, 7, lanes - 1, lanes, lanes + 1, 2 * lanes + 1, table.tile_vectors * lanes + 1})) {
+  for (const int64_t rows :
+       sizes({0, 1, 2, table.tile_rows - 1, table.tile_rows, table.tile_rows + 1, 23, 24, 25, 49}, 0)) {
+    for (const int64_t keys :
+         sizes({1, 2, 3, 7, lanes - 1, lanes, lanes + 1, 2 * lanes + 1, table.tile_vectors * lanes + 1})) {
       for (const int64_t d : sizes({1, 2, 3, 4, 5, lanes - 1, lanes, lanes + 1, table.tile_vectors * lanes + 3, 32})) {
         for (const Flush flush : kBothEnds) {
           next++;

@@ -6,16 +6,16 @@
 //   const test::Context where([&] { return std::string(...); });
 //                           says, when something fails in its scope, in which case of a sweep
 //
-// A program is called with the name of an ISA tier and runs all its tests on that tier's table, chosen explicitly. A tier
-// that this CPU lacks ends in kSkipped, which ctest shows as "Skipped".
+// A program is called with the name of an ISA tier and runs all its tests on that tier's table, chosen explicitly. A
+// tier that this CPU lacks ends in kSkipped, which ctest shows as "Skipped".
 #pragma once
+#include <unistd.h>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <sstream>
 #include <string>
-#include <unistd.h>
 #include <vector>
 
 #include "core/cpu.h"
@@ -93,18 +93,17 @@ inline void on_fault(int) {
 
 }  // namespace test
 
-#define TEST(name)                                                    \
-  static void name(const sbk::KernelTable& table);                    \
-  static const test::Registration register_##name(#name, name);       \
+#define TEST(name)                                              \
+  static void name(const sbk::KernelTable& table);              \
+  static const test::Registration register_##name(#name, name); \
   static void name([[maybe_unused]] const sbk::KernelTable& table)
 
 #define CHECK(condition) \
   test::check(static_cast<bool>(condition), __FILE__, __LINE__, [&] { return std::string("CHECK(" #condition ")"); })
 
-#define CHECK_EQ(a, b)                                                                        \
-  test::check((a) == (b), __FILE__, __LINE__, [&] {                                           \
-    return test::text("CHECK_EQ(" #a ", " #b "): ", (a), " is not ", (b)); \
-  })
+#define CHECK_EQ(a, b)                        \
+  test::check((a) == (b), __FILE__, __LINE__, \
+              [&] { return test::text("CHECK_EQ(" #a ", " #b "): ", (a), " is not ", (b)); })
 
 int main(int argc, char** argv) {
   const sbk::KernelTable* table = nullptr;

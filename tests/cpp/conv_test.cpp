@@ -31,8 +31,8 @@ struct Case {
   }
 };
 
-// The packed values of a weight [n][k], flush with a guard page: a section of core/packed.h without its header. There is no
-// section of an empty weight; the kernels allow it.
+// The packed values of a weight [n][k], flush with a guard page: a section of core/packed.h without its header. There
+// is no section of an empty weight; the kernels allow it.
 void pack_into(const sbk::KernelTable& table, const float* w, int64_t n, int64_t k, Buffer& panels) {
   if (panels.size() == 0) return;
   const sbk::Weight weight{w, sbk::WeightType::float32, n, k, 1};
@@ -58,7 +58,9 @@ void run(const sbk::KernelTable& table, const Case& c) {
               .ldx = x.stride(),
               .panels = panels.data(),
               .bias = c.bias ? bias.data() : nullptr,
-              .residual = c.residual == Residual::none ? nullptr : aliased ? y.data() : residual.data(),
+              .residual = c.residual == Residual::none ? nullptr
+                          : aliased                    ? y.data()
+                                                       : residual.data(),
               .ldr = aliased ? y.stride() : residual.stride(),
               .y = y.data(),
               .ldy = y.stride(),
@@ -86,7 +88,8 @@ void for_each_option(F f) {
 
 TEST(remainders_in_every_dimension) {
   std::vector<Case> options;
-  for_each_option([&](bool bias, Residual r, Activation a) { options.push_back({0, 0, 0, bias, r, a, 0, Flush::end}); });
+  for_each_option(
+      [&](bool bias, Residual r, Activation a) { options.push_back({0, 0, 0, bias, r, a, 0, Flush::end}); });
   size_t next = 0;
   for (const int64_t rows : row_sizes(table)) {
     for (const int64_t n : column_sizes(table)) {
@@ -141,7 +144,8 @@ TEST(rows_are_independent_of_each_other) {
   Matrix whole(rows, n, n, Flush::end), split(rows, n, n, Flush::end);
   Buffer panels(round_up(n, table.lanes) * k, Flush::end);
   pack_into(table, w.data(), n, k, panels);
-  sbk::ConvArgs args{x.data(), k, panels.data(), bias.data(), nullptr, 0, whole.data(), n, rows, k, n, Activation::gelu};
+  sbk::ConvArgs args{x.data(),     k, panels.data(), bias.data(), nullptr, 0,
+                     whole.data(), n, rows,          k,           n,       Activation::gelu};
   table.conv(args);
   for (int64_t first = 0, step = 1; first < rows; first += step, step = step % 3 + 1) {
     args.x = x.data() + first * k, args.y = split.data() + first * n, args.rows = std::min(step, rows - first);
@@ -178,7 +182,8 @@ TEST(special_parameters_reach_their_column) {
   for (int64_t bad = 0; bad < n; bad++) {
     const Context where([&] { return text("column ", bad); });
     Random random(8);
-    Matrix x(rows, k, k, Flush::end), w(n, k, k, Flush::end), bias(1, n, n, Flush::end), residual(rows, n, n, Flush::end);
+    Matrix x(rows, k, k, Flush::end), w(n, k, k, Flush::end), bias(1, n, n, Flush::end),
+        residual(rows, n, n, Flush::end);
     Matrix y(rows, n, n, Flush::end);
     x.fill(random), w.fill(random), bias.fill(random), residual.fill(random);
     w.at(bad, 1) = std::numeric_limits<float>::quiet_NaN();
@@ -186,7 +191,8 @@ TEST(special_parameters_reach_their_column) {
     residual.at(rows - 1, (bad + 2) % n) = -INFINITY;
     Buffer panels(round_up(n, table.lanes) * k, Flush::end);
     pack_into(table, w.data(), n, k, panels);
-    table.conv({x.data(), k, panels.data(), bias.data(), residual.data(), n, y.data(), n, rows, k, n, Activation::none});
+    table.conv(
+        {x.data(), k, panels.data(), bias.data(), residual.data(), n, y.data(), n, rows, k, n, Activation::none});
     const Reals added(residual);
     check_close(y, ConvReference{w.data(), n, k, 1, bias.data()}(Reals(x), &added));
   }

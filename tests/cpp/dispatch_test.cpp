@@ -1,5 +1,5 @@
-// core/cpu.h: which table is used. ctest runs it once for every value of SBK_ISA, each in a process of its own, since the
-// variable is read once.
+// core/cpu.h: which table is used. ctest runs it once for every value of SBK_ISA, each in a process of its own, since
+// the variable is read once.
 #include <cstdlib>
 #include <cstring>
 #include <string>

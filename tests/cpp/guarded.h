@@ -21,11 +21,14 @@ namespace test {
 enum class Flush { start, end };
 
 inline constexpr uint32_t kCanary = 0x7fc0dead;
-inline bool is_canary(float x) { return std::bit_cast<uint32_t>(x) == kCanary; }
+inline bool is_canary(float x) {
+  return std::bit_cast<uint32_t>(x) == kCanary;
+}
 
 class Buffer {
  public:
-  // `floats` floats, all canaries; the address is a multiple of `alignment` bytes, at Flush::end by up to that much slack.
+  // `floats` floats, all canaries; the address is a multiple of `alignment` bytes, at Flush::end by up to that much
+  // slack.
   Buffer(int64_t floats, Flush flush, int64_t alignment = sizeof(float)) : floats_(floats) {
     const int64_t page = sysconf(_SC_PAGESIZE), bytes = floats * static_cast<int64_t>(sizeof(float));
     inner_ = (bytes + page - 1) / page * page;
@@ -71,8 +74,8 @@ class Buffer {
   float* data_ = nullptr;
 };
 
-// [rows][cols] with `stride` floats between rows. Behind the last row's `cols` columns the buffer ends, or `padded` columns
-// if given (where a kernel may read or write up to whole vectors).
+// [rows][cols] with `stride` floats between rows. Behind the last row's `cols` columns the buffer ends, or `padded`
+// columns if given (where a kernel may read or write up to whole vectors).
 class Matrix {
  public:
   Matrix(int64_t rows, int64_t cols, int64_t stride, Flush flush, int64_t padded = 0)

@@ -49,7 +49,8 @@ TEST(remainders_and_strides) {
         for (const bool in_place : {false, true}) {
           for (const Flush flush : kBothEnds) {
             const Context where([&] {
-              return text("rows=", rows, " n=", n, " gap=", gap, " in_place=", in_place, " flush=", static_cast<int>(flush));
+              return text("rows=", rows, " n=", n, " gap=", gap, " in_place=", in_place,
+                          " flush=", static_cast<int>(flush));
             });
             Random random(static_cast<uint64_t>(n * 10 + rows));
             Matrix x(rows, n, n + gap, flush);
@@ -72,7 +73,8 @@ TEST(constant_rows_give_beta) {
       std::vector<float> gamma(n, 1.0f), beta(n), y(2 * n);
       for (int64_t c = 0; c < n; c++) beta[c] = 0.25f * static_cast<float>(c % 7);
       // Where the mean is right to second order (reference.h), what is left of a constant is |value| (chain u)^2.
-      const double left = std::fabs(value) * std::pow((static_cast<double>(n / (4 * table.lanes) + 2 * table.lanes + 6)) * kUnit, 2);
+      const double left =
+          std::fabs(value) * std::pow((static_cast<double>(n / (4 * table.lanes) + 2 * table.lanes + 6)) * kUnit, 2);
       for (const float eps : {1e-12f, 1e-5f}) {
         table.layer_norm({x.data(), n, gamma.data(), beta.data(), y.data(), n, 2, n, eps});
         for (int64_t i = 0; i < 2 * n; i++) {

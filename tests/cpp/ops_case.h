@@ -47,7 +47,8 @@ struct RandomConv {
   sbk::Conv conv() const {
     return {reinterpret_cast<const sbk::PackedHeader*>(packed->data()), bias ? bias->data() : nullptr};
   }
-  Reals expected(const Reals& x, sbk::Activation activation = sbk::Activation::none, const Reals* residual = nullptr) const {
+  Reals expected(const Reals& x, sbk::Activation activation = sbk::Activation::none,
+                 const Reals* residual = nullptr) const {
     return ConvReference{w.data(), n, k, groups, bias ? bias->data() : nullptr, activation}(x, residual);
   }
 };
@@ -63,8 +64,12 @@ struct RandomNorm {
   Reals expected(const Reals& x, int64_t lanes) const { return layer_norm(x, gamma.data(), beta.data(), eps, lanes); }
 };
 
-inline sbk::Input input(const Matrix& m) { return {m.data(), m.stride()}; }
-inline sbk::Output output(Matrix& m) { return {m.data(), m.stride()}; }
+inline sbk::Input input(const Matrix& m) {
+  return {m.data(), m.stride()};
+}
+inline sbk::Output output(Matrix& m) {
+  return {m.data(), m.stride()};
+}
 
 // Any divisor of n.
 inline int64_t divisor(Random& random, int64_t n) {
@@ -74,7 +79,9 @@ inline int64_t divisor(Random& random, int64_t n) {
   }
   return all[random.below(static_cast<int64_t>(all.size()))];
 }
-inline int64_t common_divisor(Random& random, int64_t a, int64_t b) { return divisor(random, std::gcd(a, b)); }
+inline int64_t common_divisor(Random& random, int64_t a, int64_t b) {
+  return divisor(random, std::gcd(a, b));
+}
 
 struct AttentionShape {
   int64_t batch, length, in, channels, heads, q_groups, k_groups, v_groups;
@@ -92,14 +99,24 @@ struct AttentionMaskCase {
   std::vector<float> data;
   sbk::AttentionMask mask;
 
-  AttentionMaskCase(Random& random, Broadcast kind, int64_t batch, int64_t heads, int64_t length) : mask{nullptr, {0, 0, 0}} {
+  AttentionMaskCase(Random& random, Broadcast kind, int64_t batch, int64_t heads, int64_t length)
+      : mask{nullptr, {0, 0, 0}} {
     const int64_t s = length;
     switch (kind) {
-      case Broadcast::none: return;
-      case Broadcast::keys: mask = {nullptr, {s, 0, 0}}, data.resize(batch * s); break;                   // [B, 1, 1, S]
-      case Broadcast::queries: mask = {nullptr, {s * s, 0, s}}, data.resize(batch * s * s); break;        // [B, 1, S, S]
-      case Broadcast::heads: mask = {nullptr, {heads * s * s, s * s, s}}, data.resize(batch * heads * s * s); break;
-      case Broadcast::batch: mask = {nullptr, {0, 0, s}}, data.resize(s * s); break;                      // [1, 1, S, S]
+      case Broadcast::none:
+        return;
+      case Broadcast::keys:
+        mask = {nullptr, {s, 0, 0}}, data.resize(batch * s);
+        break;  // [B, 1, 1, S]
+      case Broadcast::queries:
+        mask = {nullptr, {s * s, 0, s}}, data.resize(batch * s * s);
+        break;  // [B, 1, S, S]
+      case Broadcast::heads:
+        mask = {nullptr, {heads * s * s, s * s, s}}, data.resize(batch * heads * s * s);
+        break;
+      case Broadcast::batch:
+        mask = {nullptr, {0, 0, s}}, data.resize(s * s);
+        break;  // [1, 1, S, S]
     }
     // Key 0 always stays: a row that is masked away altogether is attention_special_test.cpp's.
     for (size_t i = 0; i < data.size(); i++) {

@@ -1,5 +1,5 @@
-// The ops of core/ops.h on several threads: the same bits for any number of threads and any ranges, and safe to call from
-// several threads at once on the same weights.
+// The ops of core/ops.h on several threads: the same bits for any number of threads and any ranges, and safe to call
+// from several threads at once on the same weights.
 #include <cstring>
 #include <functional>
 #include <thread>
@@ -18,7 +18,8 @@ using namespace test;
 // Every op of one network on one input, the results one after the other.
 class Network {
  public:
-  Network(const sbk::KernelTable& table, const AttentionShape& s, int64_t post_groups, int64_t hidden, int64_t up, int64_t down)
+  Network(const sbk::KernelTable& table, const AttentionShape& s, int64_t post_groups, int64_t hidden, int64_t up,
+          int64_t down)
       : table_(table),
         random_(31),
         shape_(s),
@@ -36,11 +37,12 @@ class Network {
     std::vector<float> result(3 * size + rows_ * hidden);
     const sbk::Output context{result.data(), c}, y{context.data + size, c}, norm{y.data + size, c};
     const sbk::Output up{norm.data + size, hidden};
-    sbk::attention_block(table_, parallel, attention_.block(), input(x_), shape_.batch, shape_.length, mask_.mask, context);
+    sbk::attention_block(table_, parallel, attention_.block(), input(x_), shape_.batch, shape_.length, mask_.mask,
+                         context);
     const sbk::Input in{context.data, c};
     sbk::post_attention_block(table_, parallel, post_.block(), in, input(residual_), rows_, y);
-    sbk::grouped_pointwise_conv_layer_norm(table_, parallel, post_.post.conv(), post_.post_norm.norm(), in, input(residual_),
-                                           rows_, norm);
+    sbk::grouped_pointwise_conv_layer_norm(table_, parallel, post_.post.conv(), post_.post_norm.norm(), in,
+                                           input(residual_), rows_, norm);
     sbk::grouped_pointwise_conv(table_, parallel, post_.up.conv(), {y.data, c}, rows_, Activation::gelu_tanh, up);
     return result;
   }

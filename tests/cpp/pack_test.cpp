@@ -52,7 +52,8 @@ std::vector<int64_t> panel_widths(int64_t vectors, int64_t widest) {
 // The equation of core/packed.h, read literally.
 void check_layout(const sbk::KernelTable& t, int64_t n, int64_t k, int64_t groups, int64_t heads, Flush flush) {
   const Context where([&] {
-    return text("lanes=", t.lanes, " tile_vectors=", t.tile_vectors, " n=", n, " k=", k, " groups=", groups, " heads=", heads);
+    return text("lanes=", t.lanes, " tile_vectors=", t.tile_vectors, " n=", n, " k=", k, " groups=", groups,
+                " heads=", heads);
   });
   const std::vector<float> w = numbered(n * k);
   const Weight weight{w.data(), WeightType::float32, n, k, groups};
@@ -97,8 +98,15 @@ TEST(layout_is_the_equation) {
         for (const int64_t k : {1, 3, 8}) check_layout(t, n, k, 1, 0, n % 2 ? Flush::start : Flush::end);
       }
       // Groups and heads: equal, heads in groups, groups in heads, crossing each other.
-      for (const auto& [n, groups, heads] : {std::tuple{24, 4, 0}, {24, 4, 4}, {24, 2, 6}, {24, 6, 2}, {24, 4, 6}, {60, 5, 4},
-                                             {768, 4, 12}, {30, 30, 1}, {30, 1, 30}}) {
+      for (const auto& [n, groups, heads] : {std::tuple{24, 4, 0},
+                                             {24, 4, 4},
+                                             {24, 2, 6},
+                                             {24, 6, 2},
+                                             {24, 4, 6},
+                                             {60, 5, 4},
+                                             {768, 4, 12},
+                                             {30, 30, 1},
+                                             {30, 1, 30}}) {
         check_layout(t, n, 5, groups, heads, Flush::end);
       }
     }
@@ -141,8 +149,12 @@ void check_all_values(const sbk::KernelTable& table, WeightType type, int expone
   }
 }
 
-TEST(float16_is_exact) { check_all_values(table, WeightType::float16, 5); }
-TEST(bfloat16_is_exact) { check_all_values(table, WeightType::bfloat16, 8); }
+TEST(float16_is_exact) {
+  check_all_values(table, WeightType::float16, 5);
+}
+TEST(bfloat16_is_exact) {
+  check_all_values(table, WeightType::bfloat16, 8);
+}
 
 TEST(special_weights_stay) {
   const float w[] = {INFINITY, -INFINITY, std::numeric_limits<float>::quiet_NaN(), -0.0f, 1e-42f, 3.4e38f};
@@ -233,8 +245,10 @@ TEST(foreign_buffers_are_rejected) {
   for (const sbk::KernelTable* other : sbk::available_tables()) {
     CHECK_EQ(accepts(*other, weight, 3, good.buffer.data(), bytes), other == &table);
   }
-  const Weight shapes[] = {{w.data(), WeightType::float32, 10, 5, 2}, {w.data(), WeightType::float32, 12, 4, 2},
-                           {w.data(), WeightType::float32, 12, 5, 1}, {w.data(), WeightType::float32, 5, 12, 1}};
+  const Weight shapes[] = {{w.data(), WeightType::float32, 10, 5, 2},
+                           {w.data(), WeightType::float32, 12, 4, 2},
+                           {w.data(), WeightType::float32, 12, 5, 1},
+                           {w.data(), WeightType::float32, 5, 12, 1}};
   for (const Weight& shape : shapes) CHECK(!accepts(table, shape, 0, good.buffer.data(), bytes));
   CHECK(!accepts(table, weight, 0, good.buffer.data(), bytes));
 

@@ -1,7 +1,7 @@
 // The oracle: every operation written in the simplest way in float64, and with every value a bound of the error that
-// float32 arithmetic may make in it. Bounds come from the number of roundings (Higham, Accuracy and Stability of Numerical
-// Algorithms, chapter 3): a sum of k products is off by at most (k + 1) u sum |x w|, with u = 2^-24. The errors of inputs
-// are carried through, so that a chain of operations has a bound, too.
+// float32 arithmetic may make in it. Bounds come from the number of roundings (Higham, Accuracy and Stability of
+// Numerical Algorithms, chapter 3): a sum of k products is off by at most (k + 1) u sum |x w|, with u = 2^-24. The
+// errors of inputs are carried through, so that a chain of operations has a bound, too.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -14,11 +14,11 @@
 
 namespace test {
 
-inline constexpr double kUnit = 0x1p-24;     // half an ulp of 1: the largest relative error of one rounding
-inline constexpr double kTiny = 0x1p-126;    // the smallest normal float: results below may be flushed to 0
+inline constexpr double kUnit = 0x1p-24;       // half an ulp of 1: the largest relative error of one rounding
+inline constexpr double kTiny = 0x1p-126;      // the smallest normal float: results below may be flushed to 0
 inline constexpr double kSmallest = 0x1p-149;  // the smallest denormal
-inline constexpr double kExpError = 2;       // of exp, in units: 1 ulp, as kernels/math.h promises
-inline constexpr double kErfError = 8;       // of erf, in units: "a few ulp"
+inline constexpr double kExpError = 2;         // of exp, in units: 1 ulp, as kernels/math.h promises
+inline constexpr double kErfError = 8;         // of erf, in units: "a few ulp"
 inline constexpr double kSqrt2 = 1.4142135623730950488, kPi = 3.14159265358979323846;
 
 struct Real {
@@ -62,7 +62,8 @@ inline Real activate(Real in, sbk::Activation activation) {
   const double x = in.value, size = std::fabs(x);
   double y = x, error = 0, slope = 1;  // the steepest GELU anywhere is 1.13
   switch (activation) {
-    case sbk::Activation::none: break;
+    case sbk::Activation::none:
+      break;
     case sbk::Activation::relu:
       y = x < 0 ? 0 : x;
       break;
@@ -75,7 +76,8 @@ inline Real activate(Real in, sbk::Activation activation) {
       break;
     }
     case sbk::Activation::gelu_tanh: {
-      // x / (1 + exp(m)): m takes 4 roundings and its constants 2, exp scales their error by |m|; then a sum and a quotient.
+      // x / (1 + exp(m)): m takes 4 roundings and its constants 2, exp scales their error by |m|; then a sum and a
+      // quotient.
       const double m = -2 * std::sqrt(2 / kPi) * (x + 0.044715 * x * x * x);
       // Written like this because inf * 0 must stay NaN at -inf, as in torch.
       y = x / (1 + std::exp(m));
@@ -122,8 +124,9 @@ struct ConvReference {
   }
 };
 
-// LayerNorm. The longest chain of a sum is counted for four running sums of `lanes` each (kernels/rowwise.h). An error of the
-// mean must be of second order: with eps = 1e-12, one of first order makes a row of equal values anything but beta.
+// LayerNorm. The longest chain of a sum is counted for four running sums of `lanes` each (kernels/rowwise.h). An error
+// of the mean must be of second order: with eps = 1e-12, one of first order makes a row of equal values anything but
+// beta.
 inline Reals layer_norm(const Reals& x, const float* gamma, const float* beta, double eps, int64_t lanes) {
   const int64_t n = x.cols();
   const double chain = static_cast<double>(n / (4 * lanes) + 2 * lanes + 6), sum_error = chain * kUnit;
@@ -185,7 +188,8 @@ Reals attention(const Reals& q, const Reals& k, const Reals& v, double scale, co
                              kUnit * (std::fabs(value) + std::fabs(scale * sum))};
       highest = std::max(highest, value);
     }
-    // exp(score - highest) with its relative error; one correction for every block of keys (kernels/attention.h has 512).
+    // exp(score - highest) with its relative error; one correction for every block of keys (kernels/attention.h has
+    // 512).
     const double blocks = static_cast<double>(keys / 512 + 1);
     const double chain = (static_cast<double>(keys) + 2 * blocks + 4) * kUnit;
     double total = 0, total_error = 0;
@@ -205,8 +209,8 @@ Reals attention(const Reals& q, const Reals& k, const Reals& v, double scale, co
         error += score[j].error * (size + carried) + score[j].value * (carried + chain * (size + carried));
       }
       const double value = sum / total;
-      context.at(r, c) = {value, (error + std::fabs(value) * total_error) / (total - total_error) +
-                                     2 * kUnit * std::fabs(value)};
+      context.at(r, c) = {
+          value, (error + std::fabs(value) * total_error) / (total - total_error) + 2 * kUnit * std::fabs(value)};
     }
   }
   return context;
@@ -221,7 +225,8 @@ inline bool is_close(float got, const Real& want) {
   return error <= want.error;
 }
 
-// Compares a matrix and reports its first difference only. A bound of more than 5 % would prove nothing: that fails, too.
+// Compares a matrix and reports its first difference only. A bound of more than 5 % would prove nothing: that fails,
+// too.
 inline void check_close(const float* got, int64_t stride, const Reals& want) {
   for (int64_t r = 0; r < want.rows(); r++) {
     for (int64_t c = 0; c < want.cols(); c++) {
@@ -231,8 +236,8 @@ inline void check_close(const float* got, int64_t stride, const Reals& want) {
       const bool useful = !std::isfinite(w.value) || w.error <= 0.05 * (1 + std::fabs(w.value));
       if (close && useful) continue;
       check(false, __FILE__, __LINE__, [&] {
-        return text("element [", r, "][", c, "] of [", want.rows(), "][", want.cols(), "] is ", g, ", should be ", w.value,
-                    " within ", w.error, close ? ": a tolerance too wide to prove anything" : "");
+        return text("element [", r, "][", c, "] of [", want.rows(), "][", want.cols(), "] is ", g, ", should be ",
+                    w.value, " within ", w.error, close ? ": a tolerance too wide to prove anything" : "");
       });
       return;
     }

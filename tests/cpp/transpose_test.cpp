@@ -11,14 +11,14 @@ using namespace test;
 
 TEST(remainders_and_strides) {
   const int64_t lanes = table.lanes;
-  const std::vector<int64_t> around = sizes({0, 1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes - 1, 2 * lanes, 2 * lanes + 1, 65}, 0);
+  const std::vector<int64_t> around =
+      sizes({0, 1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes - 1, 2 * lanes, 2 * lanes + 1, 65}, 0);
   for (const int64_t rows : around) {
     for (const int64_t cols : around) {
       for (const int64_t gap : {0, 1, 16}) {
         for (const Flush flush : kBothEnds) {
-          const Context where([&] {
-            return text("rows=", rows, " cols=", cols, " gap=", gap, " flush=", static_cast<int>(flush));
-          });
+          const Context where(
+              [&] { return text("rows=", rows, " cols=", cols, " gap=", gap, " flush=", static_cast<int>(flush)); });
           Random random(static_cast<uint64_t>(rows * 100 + cols));
           const int64_t padded = round_up(rows, lanes);
           Matrix x(rows, cols, cols + gap, flush), y(cols, rows, padded + gap, flush, padded);
