@@ -145,8 +145,8 @@ def post_attention_backward(
 ) -> tuple[ConvNormGrads, ConvGrads, ConvNormGrads]:
     """Gradients of ``post_attention_block`` per phase.
 
-    ``post`` is (context, weight, bias, residual, norm_weight, norm_bias), ``intermediate`` (weight, bias) and ``output``
-    (weight, bias, norm_weight, norm_bias); ``needs`` follows them.
+    ``post`` is (context, weight, bias, residual, norm_weight, norm_bias), ``intermediate`` (weight, bias) and
+    ``output`` (weight, bias, norm_weight, norm_bias); ``needs`` follows them.
     """
     context, post_w, post_b, residual, post_nw, post_nb = post
     h = reference.grouped_pointwise_conv_layer_norm(
@@ -158,8 +158,11 @@ def post_attention_backward(
     out = conv_layer_norm_backward(
         grad, hidden, output[0], output[1], h, output[2], output[3], groups[2], eps[1], need_out
     )
+    assert out.x is not None
+    assert out.residual is not None
     dz = activation_backward(out.x, z, activation)
     inter = conv_backward(dz, h, intermediate[0], groups[1], (True, *needs[1]))
+    assert inter.x is not None
     dh = out.residual + inter.x
     first = conv_layer_norm_backward(
         dh, context, post_w, post_b, residual, post_nw, post_nb, groups[0], eps[0], needs[0]

@@ -100,7 +100,9 @@ class FusedBertLayer(modeling_bert.BertLayer):
         if reason is None:
             if options.get("output_attentions") or _collects_attentions():
                 reason = "attention probabilities were asked for"
-            elif any(options.get(name) is not None for name in ("head_mask", "encoder_hidden_states", "past_key_values")):
+            elif any(
+                options.get(name) is not None for name in ("head_mask", "encoder_hidden_states", "past_key_values")
+            ):
                 reason = "a head mask, encoder states or a key/value cache were passed"
             elif attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.dim() == 4):
                 reason = f"attention_mask is no 4-D tensor but {type(attention_mask).__name__}"

@@ -53,7 +53,7 @@ class GroupedPointwiseConv1d(_GroupedPointwiseConv, nn.Conv1d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, ...] = 1,
+        kernel_size: Any = 1,
         *,
         groups: int = 1,
         bias: bool = True,
@@ -80,7 +80,7 @@ class GroupedPointwiseConv2d(_GroupedPointwiseConv, nn.Conv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, ...] = 1,
+        kernel_size: Any = 1,
         *,
         groups: int = 1,
         bias: bool = True,
@@ -94,7 +94,7 @@ class GroupedPointwiseConv2d(_GroupedPointwiseConv, nn.Conv2d):
         return self._channels_first(input, 2)
 
 
-def why_not_pointwise(conv: nn.Module) -> str | None:
+def why_not_pointwise(conv: Any) -> str | None:
     """Why ``conv`` (an nn.Conv1d or nn.Conv2d) is not a 1x1 convolution that the kernels compute; None if it is."""
     for name, wanted in (("kernel_size", 1), ("stride", 1), ("dilation", 1), ("padding", 0)):
         value = getattr(conv, name)
@@ -106,15 +106,15 @@ def why_not_pointwise(conv: nn.Module) -> str | None:
 class LayerParts(NamedTuple):
     """The modules that make up one encoder layer, whoever defined it. ``groups`` of an nn.Linear is 1."""
 
-    query: nn.Module
-    key: nn.Module
-    value: nn.Module
-    post: nn.Module
-    post_norm: nn.LayerNorm
-    intermediate: nn.Module
+    query: Any
+    key: Any
+    value: Any
+    post: Any
+    post_norm: Any
+    intermediate: Any
     activation: Any
-    output: nn.Module
-    output_norm: nn.LayerNorm
+    output: Any
+    output_norm: Any
     num_heads: int
     dropouts: tuple[nn.Module, ...]
     containers: tuple[nn.Module, ...]
@@ -141,7 +141,7 @@ class LayerParts(NamedTuple):
             (own.dropout, post.dropout, output.dropout), (layer.attention, own, post, layer.intermediate, output),
         )  # fmt: skip
 
-    def projections(self) -> tuple[nn.Module, ...]:
+    def projections(self) -> tuple[Any, ...]:
         """The six convolutions."""
         return (self.query, self.key, self.value, self.post, self.intermediate, self.output)
 

@@ -1,7 +1,7 @@
 """The ops: schemas, shape functions, gradients and the checked public functions.
 
-``torch.ops.squeezebert_kernels.*`` are the ops as registered; the functions of this module are their public face: the same
-arguments, options keyword-only, arguments checked with messages that name them, any floating dtype.
+``torch.ops.squeezebert_kernels.*`` are the ops as registered; the functions of this module are their public face: the
+same arguments, options keyword-only, arguments checked with messages that name them, any floating dtype.
 
 Kernels exist for float32 on CPU (C++). Half-precision CPU inputs are computed in float32 and rounded once at the end;
 float64, and devices without kernels, go to :mod:`squeezebert_kernels.reference`.
@@ -73,8 +73,8 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
     """Packs weights into the layout that the kernels of this CPU read.
 
     Args:
-        weights: float32, float16 or bfloat16 CPU tensors [C_out, C_in/groups(, 1(, 1))]: the weight of a conv, (q, k, v) of an attention
-            block, or (post, intermediate, output) of a post-attention block.
+        weights: float32, float16 or bfloat16 CPU tensors [C_out, C_in/groups(, 1(, 1))]: the weight of a conv,
+            (q, k, v) of an attention block, or (post, intermediate, output) of a post-attention block.
         groups: the number of groups of each.
         num_heads: number of attention heads for (q, k, v), 0 otherwise.
 
@@ -100,8 +100,8 @@ def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
 
 
 def _to_float32(tensors: Sequence[Tensor | None], weights: Sequence[int]) -> list[Tensor | None]:
-    """``tensors`` in float32. Conv weights (at these indices) are packed from half precision as they are, unless autograd
-    needs them in the dtype of the rest."""
+    """``tensors`` in float32. Conv weights (at these indices) are packed from half precision as they are, unless
+    autograd needs them in the dtype of the rest."""
     keep = () if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors) else weights
     return [t if t is None or i in keep else t.float() for i, t in enumerate(tensors)]
 
@@ -282,7 +282,9 @@ def post_attention_block(
 
     Args:
         context: [..., C_context]; residual: [..., C], the input of the layer.
-        post_*: conv C_context -> C and its LayerNorm; intermediate_*: conv C -> I; output_*: conv I -> C and its LayerNorm.
+        post_*: conv C_context -> C and its LayerNorm.
+        intermediate_*: conv C -> I.
+        output_*: conv I -> C and its LayerNorm.
         post_groups, intermediate_groups, output_groups: groups of the three convs, equal or not.
         activation: None, "gelu" (erf), "gelu_tanh" or "relu".
         packed: ``pack([post_weight, intermediate_weight, output_weight], [their groups])`` or None.
@@ -299,7 +301,12 @@ def post_attention_block(
         "output_norm_weight": output_norm_weight, "output_norm_bias": output_norm_bias,
     }  # fmt: skip
     _check_dtypes(named, "context")
-    _check_post_attention(*named.values(), post_groups, intermediate_groups, output_groups)
+    _check_post_attention(
+        *named.values(),
+        post_groups=post_groups,
+        intermediate_groups=intermediate_groups,
+        output_groups=output_groups,
+    )
     validation.check_eps("post_eps", post_eps)
     validation.check_eps("output_eps", output_eps)
     validation.check_packed(packed)
@@ -316,7 +323,7 @@ def post_attention_block(
     )
 
 
-# --- checks shared by the public functions and the shape functions -----------------------------------------------------
+# --- checks shared by the public functions and the shape functions --------------------------------------------------
 
 
 def _check_dtypes(named: dict[str, Tensor | None], like: str) -> None:
@@ -331,7 +338,7 @@ def _check_norm(x: Tensor, residual: Tensor, weight: Tensor, norms: dict[str, Te
         validation.check_shape(name, t, [weight.shape[0]])
 
 
-def _check_attention(x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups) -> None:
+def _check_attention(x: Tensor, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups) -> None:
     if x.dim() != 3:
         raise ValueError(f"x must be [batch, sequence, channels], got shape {list(x.shape)}")
     for prefix, w, b, g in (("q_", q_w, q_b, q_groups), ("k_", k_w, k_b, k_groups), ("v_", v_w, v_b, v_groups)):
@@ -360,7 +367,7 @@ def _check_post_attention(
         validation.check_shape(name, t, [out_w.shape[0]])
 
 
-# --- shape functions ---------------------------------------------------------------------------------------------------
+# --- shape functions ------------------------------------------------------------------------------------------------
 
 
 @torch.library.register_fake(f"{_NAMESPACE}::grouped_pointwise_conv", lib=_library)
@@ -402,7 +409,7 @@ def _(
     return residual.new_empty(residual.shape)
 
 
-# --- gradients ---------------------------------------------------------------------------------------------------------
+# --- gradients ------------------------------------------------------------------------------------------------------
 
 
 def _register_gradient(name: str, backward) -> None:
@@ -433,7 +440,7 @@ def _conv_gradient(grad, inputs, needs):
 
 def _conv_layer_norm_gradient(grad, inputs, needs):
     *tensors, groups, eps, _ = inputs
-    return gradients.conv_layer_norm_backward(grad, *tensors, groups, eps, needs)
+    return gradients.conv_layer_norm_backward(grad, *tensors, groups=groups, eps=eps, needs=needs)
 
 
 def _attention_gradient(grad, inputs, needs):
@@ -466,18 +473,18 @@ _register_gradient("attention_block", _attention_gradient)
 _register_gradient("post_attention_block", _post_attention_gradient)
 
 
-# --- autocast ----------------------------------------------------------------------------------------------------------
+# --- autocast -------------------------------------------------------------------------------------------------------
 
 
 def _register_autocast(name: str, ends_in_layer_norm: bool) -> None:
-    """Under CPU autocast the kernels still compute in float32; the result has the dtype that torch's own ops would give:
-    the autocast dtype behind a matrix product, float32 behind a LayerNorm."""
+    """Under CPU autocast the kernels still compute in float32; the result has the dtype that torch's own ops would
+    give: the autocast dtype behind a matrix product, float32 behind a LayerNorm."""
     op = getattr(_ops, name).default
 
     def autocast(*args, **kwargs):
-        args = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+        operands = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
         with torch.amp.autocast("cpu", enabled=False):
-            y = op(*args, **kwargs)
+            y = op(*operands, **kwargs)
         return y if ends_in_layer_norm else y.to(torch.get_autocast_dtype("cpu"))
 
     _library.impl(name, autocast, "AutocastCPU")

@@ -22,7 +22,7 @@ _ORIGINAL_DTYPES = "_sbk_original_dtypes"
 _enable_lock = threading.Lock()
 
 
-def _replacement(module: nn.Module) -> type | None:
+def _replacement(module: Any) -> type | None:
     """The class that stands in for ``module``'s, None where it stays as it is."""
     from . import hosts
 
@@ -92,7 +92,8 @@ def optimize(
         found = report(model)
         if not found.entries:
             raise ValueError(
-                f"nothing in {type(model).__name__} is for the kernels: no SqueezeBERT or BERT encoder, no grouped 1x1 conv"
+                f"nothing in {type(model).__name__} is for the kernels: no SqueezeBERT or BERT encoder, "
+                "no grouped 1x1 conv"
             )
         if strict and found.fallbacks:
             parts = "; ".join(f"{e.name}: {e.reason}" for e in found.fallbacks)
@@ -152,8 +153,8 @@ def _namespaces() -> list[tuple[Any, str, type, type]]:
 def enable() -> None:
     """Lets plain transformers build SqueezeBERT and BERT models on the kernels from now on, in this process.
 
-    ``from_pretrained``, ``from_config`` and the constructors build them; existing models are not touched. Calling it twice
-    is the same as once; :func:`disable` ends it.
+    ``from_pretrained``, ``from_config`` and the constructors build them; existing models are not touched. Calling it
+    twice is the same as once; :func:`disable` ends it.
     """
     with _enable_lock:
         for home, name, stock, fused in _namespaces():

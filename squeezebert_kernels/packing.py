@@ -20,13 +20,13 @@ def _stamp(weight: Tensor) -> tuple[object, ...] | None:
 class PackedWeights:
     """The packed form of the weights of one op, remade when their version, storage, dtype or device changes.
 
-    A change that torch does not record (``weight.data.add_(...)``) is noticed by the kernels, which compare a sample of
-    every weight with what was packed and pack anew where it differs.
+    A change that torch does not record (``weight.data.add_(...)``) is noticed by comparing a sample of every weight with
+    what was packed.
     """
 
     def __init__(self) -> None:
-        self._stamps: list[tuple[object, ...] | None] | None = None
-        self._packed: Tensor | None = None
+        # One attribute, so that a thread never sees the stamps of one state and the buffer of another.
+        self._state: tuple[list[tuple[object, ...] | None], Tensor] | None = None
 
     def get(self, weights: Sequence[Tensor], groups: Sequence[int], num_heads: int = 0) -> Tensor | None:
         """The packed weights, or None where the op has to pack on its own: not a CPU kernel dtype, or while tracing."""
@@ -36,22 +36,20 @@ class PackedWeights:
         ):
             return None
         stamps = [_stamp(w) for w in weights]
-        stale = self._packed is None or stamps != self._stamps or None in stamps
-        if stale or not ops.packed_is_current(weights, self._packed):
-            # Under inference_mode the buffer would become an inference tensor, which autograd refuses later.
-            with torch.inference_mode(False), torch.no_grad():
-                self._packed = ops.pack(weights, groups, num_heads=num_heads)
-            self._stamps = stamps
-        return self._packed
-
-    def clear(self) -> None:
-        """Frees the packed copy."""
-        self._stamps = self._packed = None
+        if self._state is not None and None not in stamps:
+            known, packed = self._state
+            if known == stamps and ops.packed_is_current(weights, packed):
+                return packed
+        # Under inference_mode the buffer would become an inference tensor, which autograd refuses later.
+        with torch.inference_mode(False), torch.no_grad():
+            packed = ops.pack(weights, groups, num_heads=num_heads)
+        self._state = (stamps, packed)
+        return packed
 
     @property
     def nbytes(self) -> int:
         """Size of the packed copy in bytes, 0 before first use."""
-        return 0 if self._packed is None else self._packed.numel()
+        return 0 if self._state is None else self._state[1].numel()
 
     # A copied or unpickled module has other weights: it packs its own.
     def __deepcopy__(self, memo: object) -> PackedWeights:

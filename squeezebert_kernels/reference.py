@@ -142,5 +142,12 @@ def post_attention_block(
         h, intermediate_weight, intermediate_bias, groups=intermediate_groups, activation=activation
     )
     return grouped_pointwise_conv_layer_norm(
-        hidden, output_weight, output_bias, h, output_norm_weight, output_norm_bias, groups=output_groups, eps=output_eps
+        hidden,
+        output_weight,
+        output_bias,
+        h,
+        output_norm_weight,
+        output_norm_bias,
+        groups=output_groups,
+        eps=output_eps,
     )

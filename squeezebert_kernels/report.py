@@ -142,8 +142,8 @@ def _packed_bytes(model: nn.Module) -> int:
 def report(model: nn.Module) -> Report:
     """What of ``model`` runs on the kernels as it is now, what does not, and why.
 
-    Reasons are those of the model's present state (hooks, replaced children, training with dropout, dtype, device) and of
-    its last call (attention scores asked for).
+    Reasons are those of the model's present state (hooks, replaced children, training with dropout, dtype, device) and
+    of its last call (attention scores asked for).
 
     Raises:
         TypeError: ``model`` is not a torch.nn.Module.

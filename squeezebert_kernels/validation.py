@@ -103,7 +103,7 @@ def check_mask(mask: Tensor, batch: int, num_heads: int, length: int) -> None:
 
 
 def check_packed(packed: Tensor | None) -> None:
-    """``packed`` is what ``ops.pack`` returned: one-dimensional, contiguous, uint8. Its content is checked by the kernel."""
+    """``packed`` looks like a result of ``ops.pack``: 1-D and uint8. Its content is checked by the kernel."""
     if packed is None:
         return
     if not isinstance(packed, Tensor):

@@ -27,7 +27,10 @@ def weight(c_out, c_in, groups, seed=0):
 
 def conv_case(rows=(3, 5), c_in=24, c_out=40, groups=4, activation="gelu", bias=True):
     x = randn(*rows, c_in)
-    return (x, weight(c_out, c_in, groups), randn(c_out) if bias else None), {"groups": groups, "activation": activation}
+    return (x, weight(c_out, c_in, groups), randn(c_out) if bias else None), {
+        "groups": groups,
+        "activation": activation,
+    }
 
 
 def conv_norm_case(rows=(3, 5), c_in=24, c_out=40, groups=4):
@@ -224,7 +227,8 @@ def test_any_strides(case):
     op = getattr(ops, name)
     assert torch.equal(op(*args, **options), op(*map(strided, args), **options))
     transposed = [
-        t.transpose(0, 1).contiguous().transpose(0, 1) if isinstance(t, torch.Tensor) and t.dim() > 1 else t for t in args
+        t.transpose(0, 1).contiguous().transpose(0, 1) if isinstance(t, torch.Tensor) and t.dim() > 1 else t
+        for t in args
     ]
     assert torch.equal(op(*args, **options), op(*transposed, **options))
 
@@ -269,7 +273,7 @@ def test_gradients_of_some_inputs(case):
             leaves = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
             leaves[i].requires_grad_()
             getattr(ops, name)(*leaves, **options).sum().backward()
-            assert leaves[i].grad is not None and leaves[i].grad.shape == t.shape
+            assert leaves[i].grad.shape == t.shape
 
 
 def test_second_derivatives(case):
@@ -317,7 +321,7 @@ def test_autocast(case):
             torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
         leaf = args[1].clone().requires_grad_()
         op(args[0], leaf, *args[2:], **options).float().sum().backward()
-    assert leaf.grad is not None and leaf.grad.dtype == torch.float32
+    assert leaf.grad.dtype == torch.float32
 
 
 def test_compile_and_export(case):
@@ -355,14 +359,19 @@ def test_masks():
     lowest = torch.full((2, 1, 1, 9), torch.finfo(torch.float32).min)
     # A fully masked row attends to everything alike, as softmax of equal scores does.
     assert_close(
-        ops.attention_block(*rest, lowest, **options), reference.attention_block(*map(double, rest), double(lowest), **options), 96
+        ops.attention_block(*rest, lowest, **options),
+        reference.attention_block(*map(double, rest), double(lowest), **options),
+        96,
     )
     boolean = torch.tensor([[[[True] * 5 + [False] * 4]]])
     additive = torch.zeros(1, 1, 1, 9).masked_fill(~boolean, torch.finfo(torch.float32).min)
     assert torch.equal(ops.attention_block(*rest, boolean, **options), ops.attention_block(*rest, additive, **options))
     infinite = torch.zeros(2, 1, 1, 9).masked_fill(~boolean, -float("inf"))
     torch.testing.assert_close(
-        ops.attention_block(*rest, infinite, **options), ops.attention_block(*rest, additive, **options), rtol=0, atol=1e-6
+        ops.attention_block(*rest, infinite, **options),
+        ops.attention_block(*rest, additive, **options),
+        rtol=0,
+        atol=1e-6,
     )
     assert ops.attention_block(*rest, torch.full_like(lowest, -float("inf")), **options).isnan().all()
     per_query = torch.zeros(2, 1, 9, 1)  # broadcast along the keys: a constant that softmax ignores
@@ -377,25 +386,26 @@ def broken(name, index=None, value=None, **changes):
     return args, {**options, **changes}
 
 
+CONV, CONV_NORM = "grouped_pointwise_conv", "grouped_pointwise_conv_layer_norm"
 BAD = [
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 0, randn(3, 23)), ValueError, "x has 23 channels"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 0, randn(())), ValueError, "x must have"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 1, randn(40)), ValueError, r"weight must be .*\[40\]"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 1, randn(40, 6, 3)), ValueError, r"weight must be .*3\]"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 2, randn(39)), ValueError, r"bias must have .*\[39\]"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", groups=3), ValueError, "groups=3 .*C_out=40"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", groups=0), ValueError, "groups=0"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", groups=-4), ValueError, "groups=-4"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", groups=2.0), TypeError, "groups must be an int"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", activation="swish"), ValueError, "swish"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 0, [1.0]), TypeError, "x must be a torch.Tensor, got list"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 0, torch.zeros(3, 24, dtype=torch.long)), TypeError, "x .*int64"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 1, lambda w: w.double()), ValueError, "weight has dtype .*float64"),
-    ("grouped_pointwise_conv", broken("grouped_pointwise_conv", 1, lambda w: w.to("meta")), ValueError, "weight is on meta"),
-    ("grouped_pointwise_conv_layer_norm", broken("grouped_pointwise_conv_layer_norm", 3, randn(3, 4, 40)), ValueError, "residual"),
-    ("grouped_pointwise_conv_layer_norm", broken("grouped_pointwise_conv_layer_norm", 4, randn(3)), ValueError, "norm_weight"),
-    ("grouped_pointwise_conv_layer_norm", broken("grouped_pointwise_conv_layer_norm", eps=-1.0), ValueError, "eps .*-1"),
-    ("attention_block", broken("attention_block", 0, randn(9, 24)), ValueError, r"x must be \[batch, sequence, channels\]"),
+    (CONV, broken(CONV, 0, randn(3, 23)), ValueError, "x has 23 channels"),
+    (CONV, broken(CONV, 0, randn(())), ValueError, "x must have"),
+    (CONV, broken(CONV, 1, randn(40)), ValueError, r"weight must be .*\[40\]"),
+    (CONV, broken(CONV, 1, randn(40, 6, 3)), ValueError, r"weight must be .*3\]"),
+    (CONV, broken(CONV, 2, randn(39)), ValueError, r"bias must have .*\[39\]"),
+    (CONV, broken(CONV, groups=3), ValueError, "groups=3 .*C_out=40"),
+    (CONV, broken(CONV, groups=0), ValueError, "groups=0"),
+    (CONV, broken(CONV, groups=-4), ValueError, "groups=-4"),
+    (CONV, broken(CONV, groups=2.0), TypeError, "groups must be an int"),
+    (CONV, broken(CONV, activation="swish"), ValueError, "swish"),
+    (CONV, broken(CONV, 0, [1.0]), TypeError, "x must be a torch.Tensor, got list"),
+    (CONV, broken(CONV, 0, torch.zeros(3, 24, dtype=torch.long)), TypeError, "x .*int64"),
+    (CONV, broken(CONV, 1, torch.Tensor.double), ValueError, "weight has dtype .*float64"),
+    (CONV, broken(CONV, 1, lambda w: w.to("meta")), ValueError, "weight is on meta"),
+    (CONV_NORM, broken(CONV_NORM, 3, randn(3, 4, 40)), ValueError, "residual"),
+    (CONV_NORM, broken(CONV_NORM, 4, randn(3)), ValueError, "norm_weight"),
+    (CONV_NORM, broken(CONV_NORM, eps=-1.0), ValueError, "eps .*-1"),
+    ("attention_block", broken("attention_block", 0, randn(9, 24)), ValueError, r"x must be \[batch, seq"),
     ("attention_block", broken("attention_block", num_heads=5), ValueError, "num_heads=5 .*24"),
     ("attention_block", broken("attention_block", num_heads=0), ValueError, "num_heads=0"),
     ("attention_block", broken("attention_block", 7, randn(2, 1, 1, 8)), ValueError, r"attention_mask .*\[2, 1, 1, 8\]"),
@@ -441,7 +451,10 @@ def test_values_on_every_isa():
 
 
 def test_impossible_isa_is_a_clear_error():
-    code = "import torch; from squeezebert_kernels import ops; ops.grouped_pointwise_conv(torch.ones(2, 4), torch.ones(4, 4))"
+    code = (
+        "import torch; from squeezebert_kernels import ops;"
+        "ops.grouped_pointwise_conv(torch.ones(2, 4), torch.ones(4, 4))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "SBK_ISA": "mmx"}, capture_output=True, text=True
     )

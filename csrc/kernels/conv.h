@@ -26,8 +26,11 @@ struct ConvTile {
 
     Tile<V, MR, NV> acc;
     unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
-      const float* bias = p.bias + t.column + j * V::lanes;
-      const f32 b = !p.bias ? V::zero() : is_partial(j) ? V::load_partial(bias, tail) : V::load(bias);
+      f32 b = V::zero();
+      if (p.bias) {
+        const float* bias = p.bias + t.column + j * V::lanes;
+        b = is_partial(j) ? V::load_partial(bias, tail) : V::load(bias);
+      }
       unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { acc[i][j] = b; });
     });
     tile_mac<V, MR, NV>(acc, p.x + t.row * p.ldx, p.ldx, t.panel, NV * V::lanes, p.k);
