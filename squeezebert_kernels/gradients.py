@@ -78,6 +78,7 @@ def conv_layer_norm_backward(
     residual: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    *,
     groups: int,
     eps: float,
     needs: Sequence[bool],
@@ -156,7 +157,7 @@ def post_attention_backward(
     hidden = reference.apply_activation(z, activation)
     need_out = (True, needs[2][0], needs[2][1], True, needs[2][2], needs[2][3])
     out = conv_layer_norm_backward(
-        grad, hidden, output[0], output[1], h, output[2], output[3], groups[2], eps[1], need_out
+        grad, hidden, output[0], output[1], h, output[2], output[3], groups=groups[2], eps=eps[1], needs=need_out
     )
     assert out.x is not None
     assert out.residual is not None
@@ -165,6 +166,6 @@ def post_attention_backward(
     assert inter.x is not None
     dh = out.residual + inter.x
     first = conv_layer_norm_backward(
-        dh, context, post_w, post_b, residual, post_nw, post_nb, groups[0], eps[0], needs[0]
+        dh, context, post_w, post_b, residual, post_nw, post_nb, groups=groups[0], eps=eps[0], needs=needs[0]
     )
     return first, inter, out

@@ -352,7 +352,7 @@ def _check_attention(x: Tensor, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q
 
 def _check_post_attention(
     context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
-    post_groups, intermediate_groups, output_groups,
+    *, post_groups, intermediate_groups, output_groups,
 ) -> None:  # fmt: skip
     validation.check_conv(context, post_w, post_b, post_groups, x_name="context", prefix="post_")
     _check_norm(context, residual, post_w, {"post_norm_weight": post_nw, "post_norm_bias": post_nb})
@@ -404,7 +404,7 @@ def _(
     validation.activation_name(activation)
     _check_post_attention(
         context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
-        post_groups, intermediate_groups, output_groups,
+        post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
     )  # fmt: skip
     return residual.new_empty(residual.shape)
 

@@ -20,8 +20,8 @@ def _stamp(weight: Tensor) -> tuple[object, ...] | None:
 class PackedWeights:
     """The packed form of the weights of one op, remade when their version, storage, dtype or device changes.
 
-    A change that torch does not record (``weight.data.add_(...)``) is noticed by comparing a sample of every weight with
-    what was packed.
+    A change that torch does not record (``weight.data.add_(...)``) is noticed by comparing a sample of every weight
+    with what was packed.
     """
 
     def __init__(self) -> None:
