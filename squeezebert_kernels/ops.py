@@ -59,7 +59,8 @@ _library.define(
     "float post_eps=1e-12, float output_eps=1e-12, Tensor? packed=None) -> Tensor",
     tags=_NEEDS_FIXED_STRIDES,
 )
-_library.define("pack(Tensor[] weights, int[] groups, int num_heads=0) -> Tensor")
+_library.define("pack(Tensor[] weights, int[] groups, int num_heads=0, str dtype='float32') -> Tensor")
+_library.define("packed_bytes(int[] n, int[] k, int[] groups, int num_heads=0, str dtype='float32') -> int")
 _library.define("packed_is_current(Tensor[] weights, Tensor packed) -> bool")
 _library.define("isa() -> str")
 _library.define("available_isas() -> str")
@@ -69,7 +70,7 @@ _native.load()
 _ops = torch.ops.squeezebert_kernels
 
 
-def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0) -> Tensor:
+def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0, dtype: str = "float32") -> Tensor:
     """Packs weights into the layout that the kernels of this CPU read.
 
     Args:
@@ -77,6 +78,9 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
             (q, k, v) of an attention block, or (post, intermediate, output) of a post-attention block.
         groups: the number of groups of each.
         num_heads: number of attention heads for (q, k, v), 0 otherwise.
+        dtype: what an op given the result multiplies in: "float32", "bfloat16", or "int8" (weights symmetric per output
+            channel, activations quantized per token and group on the fly). Sums and everything between convolutions
+            are float32 (int8: int32 within a convolution).
 
     Returns:
         A 1-D uint8 tensor: opaque, self-describing, valid on this ISA tier only and checked on use.
@@ -90,8 +94,11 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
             raise ValueError(f"weights[{i}] of shape {list(w.shape)} is no conv weight with groups[{i}]={g}")
         if num_heads:
             validation.check_heads(num_heads, w.shape[0])
-    _native.isa()
-    return _ops.pack([w.detach().contiguous() for w in weights], list(groups), num_heads)
+    if dtype not in ("float32", "bfloat16", "int8"):
+        raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'int8', got {dtype!r}")
+    if not torch.compiler.is_compiling():
+        _native.isa()
+    return _ops.pack([w.detach().contiguous() for w in weights], list(groups), num_heads, dtype)
 
 
 def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
@@ -407,6 +414,12 @@ def _(
         post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
     )  # fmt: skip
     return residual.new_empty(residual.shape)
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::pack", lib=_library)
+def _(weights, groups, num_heads=0, dtype="float32"):
+    n, k = [int(w.shape[0]) for w in weights], [int(w.shape[1]) for w in weights]
+    return weights[0].new_empty((_ops.packed_bytes(n, k, groups, num_heads, dtype),), dtype=torch.uint8)
 
 
 # --- gradients ------------------------------------------------------------------------------------------------------

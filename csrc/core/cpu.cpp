@@ -15,10 +15,13 @@ std::vector<const KernelTable*> find_tables() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables.push_back(&table_avx2());
 #endif
 #if defined(SBK_HAVE_AVX512)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
-    tables.push_back(&table_avx512());
-  }
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("fma");
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  if (avx512) tables.push_back(&table_avx512());
+  if (vnni) tables.push_back(&table_avx512vnni());
+  if (vnni && __builtin_cpu_supports("avx512bf16")) tables.push_back(&table_avx512bf16());
 #endif
 #if defined(SBK_HAVE_NEON)
   tables.push_back(&table_neon());  // part of every AArch64

@@ -22,42 +22,106 @@ int64_t token_tile(const KernelTable& table, int64_t rows, int64_t threads, int6
   return std::max<int64_t>(round_up(divide_up(rows, tiles), table.tile_rows), table.tile_rows);
 }
 
-// Blocks [first_block, last_block) of a conv over `rows` rows; y starts at the first of these blocks' columns.
-void conv_blocks(const KernelTable& table, const Conv& conv, int64_t first_block, int64_t last_block, Input x,
-                 int64_t rows, Activation activation, Input residual, Output y) {
+// Activations as the convs of an op read them: the floats themselves, or encoded in units (kernels/table.h).
+struct Operand {
+  const int32_t* data;
+  int64_t stride;             // units between rows
+  const float* scale;         // int8: [groups][scale_stride]
+  int64_t scale_stride;       // rows
+  int64_t group_units;        // units of a group's slice of a row
+
+  Operand from(int64_t row) const {
+    return {data + row * stride, stride, scale ? scale + row : nullptr, scale_stride, group_units};
+  }
+};
+
+const LowPrecision* low_precision(const KernelTable& table, const PackedHeader& w) {
+  return w.is(Compute::bfloat16) ? &table.bfloat16 : w.is(Compute::int8) ? &table.int8 : nullptr;
+}
+
+// Floats of scratch that `rows` rows of input take when encoded for `w`, and their scales.
+int64_t encoded_size(const PackedHeader& w, int64_t rows) { return w.is(Compute::float32) ? 0 : rows * w.groups * w.units(); }
+int64_t scales_size(const PackedHeader& w, int64_t rows) { return w.is(Compute::int8) ? rows * w.groups : 0; }
+
+// Scratch for encoding `rows` rows; all of it unused in fp32.
+struct Encoder {
+  const LowPrecision* kernels;
+  int64_t group_units, k, groups;
+  int32_t* units;
+  float* scale;
+  int64_t rows;
+
+  Encoder(const KernelTable& table, const PackedHeader& w, int64_t max_rows, Workspace& workspace)
+      : kernels(low_precision(table, w)),
+        group_units(kernels ? w.units() : w.k),
+        k(w.k),
+        groups(w.groups),
+        units(reinterpret_cast<int32_t*>(workspace.take(encoded_size(w, max_rows)))),
+        scale(workspace.take(scales_size(w, max_rows))),
+        rows(max_rows) {}
+
+  // Rows [first, last) of x, groups [0, groups) of this conv.
+  void encode(Input x, int64_t first, int64_t last) const {
+    if (kernels == nullptr) return;
+    for (int64_t g = 0; g < groups; g++) {
+      kernels->encode({.x = x.row(first) + g * k,
+                       .ldx = x.stride,
+                       .y = units + first * groups * group_units + g * group_units,
+                       .ldy = groups * group_units,
+                       .scale = scale + g * rows + first,
+                       .rows = last - first,
+                       .k = k});
+    }
+  }
+  Operand operand(Input x) const {
+    if (kernels == nullptr) return {reinterpret_cast<const int32_t*>(x.data), x.stride, nullptr, 0, group_units};
+    return {units, groups * group_units, scale, rows, group_units};
+  }
+};
+
+// Blocks [first_block, last_block) of a conv over `rows` rows; y and residual start at the first of these blocks' columns, x
+// at group `first_group`.
+void conv_blocks(const KernelTable& table, const Conv& conv, int64_t first_block, int64_t last_block, const Operand& x,
+                 int64_t rows, Activation activation, Input residual, Output y, int64_t first_group = 0) {
   const PackedHeader& w = *conv.weight;
+  const LowPrecision* low = low_precision(table, w);
   for (int64_t b = first_block; b < last_block; b++) {
-    const int64_t column = b * w.block, group = column / w.group_columns();
+    const int64_t column = b * w.block, group = column / w.group_columns() - first_group;
     const int64_t offset = column - first_block * w.block;
-    table.conv({.x = x.data + group * w.k,
-                .ldx = x.stride,
-                .panels = w.block_values(b),
-                .bias = conv.bias ? conv.bias + column : nullptr,
-                .residual = residual.data ? residual.data + offset : nullptr,
-                .ldr = residual.stride,
-                .y = y.data + offset,
-                .ldy = y.stride,
-                .rows = rows,
-                .k = w.k,
-                .n = w.block,
-                .activation = activation});
+    (low ? low->conv : table.conv)({.x = x.data + group * x.group_units,
+                                    .ldx = x.stride,
+                                    .x_scale = x.scale ? x.scale + group * x.scale_stride : nullptr,
+                                    .panels = w.block_values(b),
+                                    .bias = conv.bias ? conv.bias + column : nullptr,
+                                    .residual = residual.data ? residual.data + offset : nullptr,
+                                    .ldr = residual.stride,
+                                    .y = y.data + offset,
+                                    .ldy = y.stride,
+                                    .rows = rows,
+                                    .k = w.k,
+                                    .n = w.block,
+                                    .activation = activation});
   }
 }
 
 int64_t blocks(const Conv& conv) { return conv.weight->n / conv.weight->block; }
 
-void conv_layer_norm(const KernelTable& table, const Conv& conv, const Norm& norm, Input x, Input residual, int64_t rows,
-                     Output y) {
-  conv_blocks(table, conv, 0, blocks(conv), x, rows, Activation::none, residual, y);
-  table.layer_norm({.x = y.data,
-                    .ldx = y.stride,
+void layer_norm(const KernelTable& table, const Norm& norm, Input x, int64_t rows, int64_t n, Output y) {
+  table.layer_norm({.x = x.data,
+                    .ldx = x.stride,
                     .gamma = norm.gamma,
                     .beta = norm.beta,
                     .y = y.data,
                     .ldy = y.stride,
                     .rows = rows,
-                    .n = conv.out_channels(),
+                    .n = n,
                     .eps = norm.eps});
+}
+
+void conv_layer_norm(const KernelTable& table, const Conv& conv, const Norm& norm, const Operand& x, Input residual,
+                     int64_t rows, Output y) {
+  conv_blocks(table, conv, 0, blocks(conv), x, rows, Activation::none, residual, y);
+  layer_norm(table, norm, {y.data, y.stride}, rows, conv.out_channels(), y);
 }
 
 }  // namespace
@@ -67,10 +131,17 @@ void grouped_pointwise_conv(const KernelTable& table, const Parallel& parallel, 
   if (rows == 0) return;
   const int64_t n = blocks(conv);
   const int64_t tile = token_tile(table, rows, parallel.threads, n), tiles = divide_up(rows, tile);
+  Workspace& workspace = Workspace::of_op();
+  workspace.reserve(encoded_size(*conv.weight, rows) + scales_size(*conv.weight, rows), 2);
+  const Encoder encoder(table, *conv.weight, rows, workspace);
+  if (encoder.kernels) {
+    parallel_for(parallel, tiles, [&](int64_t t) { encoder.encode(x, t * tile, std::min((t + 1) * tile, rows)); });
+  }
+  const Operand operand = encoder.operand(x);
   // Block-major: neighbouring tasks, usually one thread's, share their weights.
   parallel_for(parallel, n * tiles, [&](int64_t task) {
     const int64_t b = task / tiles, row = task % tiles * tile;
-    conv_blocks(table, conv, b, b + 1, {x.row(row), x.stride}, std::min(tile, rows - row), activation, {nullptr, 0},
+    conv_blocks(table, conv, b, b + 1, operand.from(row), std::min(tile, rows - row), activation, {nullptr, 0},
                 {y.row(row) + b * conv.weight->block, y.stride});
   });
 }
@@ -80,91 +151,148 @@ void grouped_pointwise_conv_layer_norm(const KernelTable& table, const Parallel&
   if (rows == 0) return;
   const int64_t tile = token_tile(table, rows, parallel.threads);
   parallel_for(parallel, divide_up(rows, tile), [&](int64_t task) {
-    const int64_t row = task * tile;
-    conv_layer_norm(table, conv, norm, {x.row(row), x.stride}, {residual.row(row), residual.stride},
-                    std::min(tile, rows - row), {y.row(row), y.stride});
+    const int64_t row = task * tile, n = std::min(tile, rows - row);
+    Workspace& workspace = Workspace::of_task();
+    workspace.reserve(encoded_size(*conv.weight, n) + scales_size(*conv.weight, n), 2);
+    const Encoder encoder(table, *conv.weight, n, workspace);
+    const Input tile_x{x.row(row), x.stride};
+    encoder.encode(tile_x, 0, n);
+    conv_layer_norm(table, conv, norm, encoder.operand(tile_x), {residual.row(row), residual.stride}, n,
+                    {y.row(row), y.stride});
   });
 }
 
 void attention_block(const KernelTable& table, const Parallel& parallel, const AttentionBlock& block, Input x,
                      int64_t batch, int64_t length, const AttentionMask& mask, Output context) {
-  const int64_t heads = block.num_heads, d = block.query.out_channels() / heads;
+  const int64_t heads = block.num_heads, d = block.query.out_channels() / heads, rows = batch * length;
+  if (rows == 0) return;
+  // The products of attention itself are bf16 where the projections are less than fp32 and the tier can multiply bf16.
+  const bool half = !block.query.weight->is(Compute::float32) && table.attention_bfloat16 != nullptr;
+  const int64_t per = half ? 2 : 1, d_units = divide_up(d, per);
   const int64_t ld = round_up(d, table.lanes);
   // A cache line more than needed: see score_stride in kernels/attention.h.
   const int64_t ldk = round_up(length, table.lanes) + 16;
   const int64_t scratch = table.attention_scratch(length, d);
 
+  // x is encoded once for all heads, and once for all of q, k and v where their groups are the same.
+  const Conv* convs[3] = {&block.query, &block.key, &block.value};
+  int shared_with[3] = {0, 1, 2};
+  for (int i = 1; i < 3; i++) {
+    for (int j = 0; j < i; j++) {
+      if (convs[j]->weight->groups == convs[i]->weight->groups) shared_with[i] = std::min(shared_with[i], j);
+    }
+  }
+  Workspace& shared = Workspace::of_op();
+  int64_t floats = 0;
+  for (int i = 0; i < 3; i++) {
+    if (shared_with[i] == i) floats += encoded_size(*convs[i]->weight, rows) + scales_size(*convs[i]->weight, rows);
+  }
+  shared.reserve(floats, 6);
+  Operand operands[3];
+  for (int i = 0; i < 3; i++) {
+    if (shared_with[i] != i) {
+      operands[i] = operands[shared_with[i]];
+      continue;
+    }
+    const Encoder encoder(table, *convs[i]->weight, rows, shared);
+    const int64_t tile = token_tile(table, rows, parallel.threads);
+    if (encoder.kernels) {
+      parallel_for(parallel, divide_up(rows, tile),
+                   [&](int64_t t) { encoder.encode(x, t * tile, std::min((t + 1) * tile, rows)); });
+    }
+    operands[i] = encoder.operand(x);
+  }
+
   parallel_for(parallel, batch * heads, [&](int64_t task) {
     const int64_t b = task / heads, h = task % heads;
-    Workspace& workspace = Workspace::local();
+    Workspace& workspace = Workspace::of_task();
     // The last row of v is read up to whole vectors, which ld covers.
-    workspace.reserve(2 * length * ld + d * ldk + scratch, 4);
-    const Output qk{workspace.take(length * ld), ld}, v{workspace.take(length * ld), ld}, kt{workspace.take(d * ldk), ldk};
+    workspace.reserve(2 * length * ld + d_units * ldk + scratch + (half ? length * (d_units + ld) : 0), 6);
+    const Output qk{workspace.take(length * ld), ld}, v{workspace.take(length * ld), ld};
+    const Output kt{workspace.take(d_units * ldk), ldk};
 
-    const auto project = [&](const Conv& conv, Output y) {
+    const auto project = [&](int i, Output y) {
+      const Conv& conv = *convs[i];
       const int64_t per_head = d / conv.weight->block;
-      conv_blocks(table, conv, h * per_head, (h + 1) * per_head, {x.row(b * length), x.stride}, length,
-                  Activation::none, {nullptr, 0}, y);
+      conv_blocks(table, conv, h * per_head, (h + 1) * per_head, operands[i].from(b * length), length, Activation::none,
+                  {nullptr, 0}, y);
     };
-    project(block.key, qk);
-    table.transpose({.x = qk.data, .ldx = ld, .y = kt.data, .ldy = ldk, .rows = length, .cols = d});
-    project(block.value, v);
-    project(block.query, qk);
-    table.attention({.q = qk.data,
-                     .ldq = ld,
-                     .kt = kt.data,
-                     .ldk = ldk,
-                     .v = v.data,
-                     .ldv = ld,
-                     .mask = mask.data ? mask.data + b * mask.stride[0] + h * mask.stride[1] : nullptr,
-                     .mask_row_stride = mask.stride[2],
-                     .context = context.row(b * length) + h * d,
-                     .ldc = context.stride,
-                     .scratch = workspace.take(scratch),
-                     .rows = length,
-                     .keys = length,
-                     .d = d,
-                     .scale = 1.0f / std::sqrt(static_cast<float>(d))});
+    // Rows of d floats as rows of bf16 units, in place of nothing where products are fp32.
+    const Output units{half ? workspace.take(length * d_units) : qk.data, half ? d_units : ld};
+    const auto to_units = [&] {
+      if (!half) return;
+      table.bfloat16.encode(
+          {.x = qk.data, .ldx = ld, .y = units.data, .ldy = d_units, .scale = nullptr, .rows = length, .k = d});
+    };
+    project(1, qk);
+    to_units();
+    table.transpose({.x = units.data, .ldx = units.stride, .y = kt.data, .ldy = ldk, .rows = length, .cols = d_units});
+    project(2, v);
+    Output values = v;
+    if (half) {
+      values = {workspace.take(divide_up(length, 2) * ld), ld};
+      table.pair_rows({.x = v.data, .ldx = ld, .y = values.data, .ldy = ld, .rows = length, .cols = d});
+    }
+    project(0, qk);
+    to_units();
+    (half ? table.attention_bfloat16 : table.attention)(
+        {.q = units.data,
+         .ldq = units.stride,
+         .kt = kt.data,
+         .ldk = ldk,
+         .v = values.data,
+         .ldv = ld,
+         .mask = mask.data ? mask.data + b * mask.stride[0] + h * mask.stride[1] : nullptr,
+         .mask_row_stride = mask.stride[2],
+         .context = context.row(b * length) + h * d,
+         .ldc = context.stride,
+         .scratch = workspace.take(scratch),
+         .rows = length,
+         .keys = length,
+         .d = d,
+         .scale = 1.0f / std::sqrt(static_cast<float>(d))});
   });
 }
 
 void post_attention_block(const KernelTable& table, const Parallel& parallel, const PostAttentionBlock& block,
                           Input context, Input residual, int64_t rows, Output y) {
   if (rows == 0) return;
-  const Conv &up = block.intermediate, &down = block.output;
-  const int64_t channels = block.post.out_channels(), hidden_channels = up.out_channels();
+  const Conv &post = block.post, &up = block.intermediate, &down = block.output;
+  const int64_t channels = post.out_channels(), hidden_channels = up.out_channels();
   // Groups that line up are independent networks; otherwise the whole hidden layer exists before the output conv starts.
   const int64_t parts = up.weight->groups == down.weight->groups ? up.weight->groups : 1;
   const int64_t ldh = hidden_channels / parts, part_columns = channels / parts;
   const int64_t up_blocks = blocks(up) / parts, down_blocks = blocks(down) / parts;
   const int64_t tile = token_tile(table, rows, parallel.threads);
+  // One part of the output conv, as a conv with the groups of that part only.
+  PackedHeader part = *down.weight;
+  part.groups = down.weight->groups / parts;
+  const auto size = [&](const PackedHeader& w) { return encoded_size(w, tile) + scales_size(w, tile); };
 
   parallel_for(parallel, divide_up(rows, tile), [&](int64_t task) {
     const int64_t row = task * tile, n = std::min(tile, rows - row);
-    Workspace& workspace = Workspace::local();
-    workspace.reserve(tile * (2 * channels + ldh), 3);
+    Workspace& workspace = Workspace::of_task();
+    workspace.reserve(tile * (2 * channels + ldh) + size(*post.weight) + size(*up.weight) + size(part), 9);
     const Output h{workspace.take(tile * channels), channels}, hidden{workspace.take(tile * ldh), ldh};
     const Output sum{workspace.take(tile * channels), channels};
+    const Encoder post_encoder(table, *post.weight, tile, workspace), up_encoder(table, *up.weight, tile, workspace),
+        down_encoder(table, part, tile, workspace);
 
-    conv_layer_norm(table, block.post, block.post_norm, {context.row(row), context.stride},
+    const Input tile_context{context.row(row), context.stride}, tile_h{h.data, h.stride};
+    const Input tile_hidden{hidden.data, hidden.stride};
+    post_encoder.encode(tile_context, 0, n);
+    conv_layer_norm(table, post, block.post_norm, post_encoder.operand(tile_context),
                     {residual.row(row), residual.stride}, n, h);
+    up_encoder.encode(tile_h, 0, n);
     for (int64_t p = 0; p < parts; p++) {
-      conv_blocks(table, up, p * up_blocks, (p + 1) * up_blocks, {h.data, h.stride}, n, block.activation, {nullptr, 0},
-                  hidden);
-      // conv_blocks adds the group's offset to its input; the part's hidden channels start at 0.
-      const int64_t skip = parts > 1 ? p * down.weight->k : 0;
-      conv_blocks(table, down, p * down_blocks, (p + 1) * down_blocks, {hidden.data - skip, hidden.stride}, n,
-                  Activation::none, {h.data + p * part_columns, h.stride}, {sum.data + p * part_columns, sum.stride});
+      conv_blocks(table, up, p * up_blocks, (p + 1) * up_blocks, up_encoder.operand(tile_h), n, block.activation,
+                  {nullptr, 0}, hidden);
+      down_encoder.encode(tile_hidden, 0, n);
+      conv_blocks(table, down, p * down_blocks, (p + 1) * down_blocks, down_encoder.operand(tile_hidden), n,
+                  Activation::none, {h.data + p * part_columns, h.stride}, {sum.data + p * part_columns, sum.stride},
+                  p * part.groups);
     }
-    table.layer_norm({.x = sum.data,
-                      .ldx = sum.stride,
-                      .gamma = block.output_norm.gamma,
-                      .beta = block.output_norm.beta,
-                      .y = y.row(row),
-                      .ldy = y.stride,
-                      .rows = n,
-                      .n = channels,
-                      .eps = block.output_norm.eps});
+    layer_norm(table, block.output_norm, {sum.data, sum.stride}, n, channels, {y.row(row), y.stride});
   });
 }
 

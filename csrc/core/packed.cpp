@@ -1,5 +1,7 @@
 #include "core/packed.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 
@@ -33,14 +35,80 @@ float value_at(const Weight& w, int64_t i) {
   }
 }
 
-// Packs columns [first, first + columns) of w into `width` vectors per step.
-template <class Value>
-void pack_panel(const Value& value, int64_t k, int64_t first, int64_t columns, int64_t padded, float* out) {
-  for (int64_t step = 0; step < k; step++, out += padded) {
-    for (int64_t c = 0; c < columns; c++) out[c] = value((first + c) * k + step);
-    for (int64_t c = columns; c < padded; c++) out[c] = 0.0f;
+int32_t units_per(const KernelTable& table, Compute compute) {
+  switch (compute) {
+    case Compute::bfloat16: return table.bfloat16.per;
+    case Compute::int8: return table.int8.per;
+    default: return 1;
   }
 }
+
+// The header of a section but for the fingerprint.
+PackedHeader describe(const KernelTable& table, const Weight& w, int64_t num_heads, Compute compute) {
+  PackedHeader header;
+  std::memset(&header, 0, sizeof header);
+  std::memcpy(header.magic, kMagic, sizeof kMagic);
+  header.version = kVersion;
+  header.lanes = static_cast<uint16_t>(table.lanes);
+  header.tile_vectors = static_cast<uint16_t>(table.tile_vectors);
+  header.compute = static_cast<uint16_t>(compute);
+  header.per = static_cast<uint16_t>(units_per(table, compute));
+  header.n = w.n, header.k = w.k, header.groups = w.groups;
+  header.block = block_columns(w, num_heads);
+  const int64_t values = w.n / header.block * header.block_size() * static_cast<int64_t>(sizeof(int32_t));
+  header.bytes = static_cast<int64_t>(sizeof(PackedHeader)) + (values + 63) / 64 * 64;
+  return header;
+}
+
+uint16_t to_bf16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if (x != x) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// One column of a weight, rounded for `compute`: rounded(step) for step < k.
+struct Column {
+  const Weight& w;
+  Compute compute;
+  int64_t first;  // index of its first value
+  float scale = 1.0f, inverse = 1.0f;
+
+  Column(const Weight& weight, Compute c, int64_t column) : w(weight), compute(c), first(column * weight.k) {
+    if (compute != Compute::int8) return;
+    float max = 0.0f, poison = 0.0f;
+    for (int64_t i = 0; i < w.k; i++) {
+      const float v = value_at(w, first + i);
+      max = std::max(max, std::fabs(v)), poison += v * 0.0f;
+    }
+    scale = max / 127.0f + poison;  // a column with NaN or infinity is all NaN
+    inverse = max > 0 && std::isfinite(max) ? 127.0f / max : 0.0f;
+  }
+  int32_t quantized(int64_t step) const {
+    const float q = std::nearbyint(value_at(w, first + step) * inverse);
+    return q == q ? static_cast<int32_t>(q) : 0;
+  }
+  // The 32 bits of unit `unit`.
+  uint32_t unit(int64_t unit, int32_t per) const {
+    uint32_t bits = 0;
+    const int32_t width = 32 / per;
+    for (int32_t i = 0; i < per && unit * per + i < w.k; i++) {
+      const int64_t step = unit * per + i;
+      uint32_t value;
+      if (compute == Compute::int8) {
+        value = static_cast<uint32_t>(quantized(step));
+      } else if (compute == Compute::bfloat16) {
+        value = to_bf16(value_at(w, first + step));
+        if (per == 1) value <<= 16;  // a float with the rounded value
+      } else {
+        const float f = value_at(w, first + step);
+        std::memcpy(&value, &f, sizeof value);
+      }
+      bits |= (width == 32 ? value : value & ((1u << width) - 1)) << (i * width % 32);
+    }
+    return bits;
+  }
+};
 
 }  // namespace
 
@@ -49,39 +117,53 @@ int64_t block_columns(const Weight& w, int64_t num_heads) {
   return num_heads > 0 ? std::gcd(group, w.n / num_heads) : group;
 }
 
-int64_t packed_bytes(const KernelTable& table, const Weight& w, int64_t num_heads) {
-  const int64_t block = block_columns(w, num_heads), vectors = (block + table.lanes - 1) / table.lanes;
-  const int64_t values = w.n / block * vectors * table.lanes * w.k * static_cast<int64_t>(sizeof(float));
-  return static_cast<int64_t>(sizeof(PackedHeader)) + (values + 63) / 64 * 64;
+int64_t packed_bytes(const KernelTable& table, const Weight& w, int64_t num_heads, Compute compute) {
+  return describe(table, w, num_heads, compute).bytes;
 }
 
-void pack(const KernelTable& table, const Weight& w, int64_t num_heads, void* out, const Parallel& parallel) {
+void pack(const KernelTable& table, const Weight& w, int64_t num_heads, void* out, const Parallel& parallel,
+          Compute compute) {
   PackedHeader& header = *static_cast<PackedHeader*>(out);
-  std::memset(&header, 0, sizeof header);
-  std::memcpy(header.magic, kMagic, sizeof kMagic);
-  header.version = kVersion;
-  header.lanes = static_cast<uint16_t>(table.lanes);
-  header.tile_vectors = static_cast<uint16_t>(table.tile_vectors);
-  header.n = w.n, header.k = w.k, header.groups = w.groups;
-  header.block = block_columns(w, num_heads);
+  header = describe(table, w, num_heads, compute);
   header.fingerprint = fingerprint(w);
-  header.bytes = packed_bytes(table, w, num_heads);
 
-  const int64_t lanes = table.lanes, vectors = (header.block + lanes - 1) / lanes;
+  const int64_t lanes = table.lanes, vectors = header.padded_block() / lanes, units = header.units();
   const int64_t panels = panel_count(vectors, table.tile_vectors);
-  float* values = const_cast<float*>(header.values());
+  int32_t* values = const_cast<int32_t*>(header.values());
   parallel_for(parallel, w.n / header.block * panels, [&](int64_t task) {
     const int64_t b = task / panels;
     const Panel p = panel_at(vectors, table.tile_vectors, task % panels);
     const int64_t first = p.first * lanes, padded = p.width * lanes;
-    const int64_t columns = header.block - first < padded ? header.block - first : padded;
-    float* panel = values + b * header.block_size() + first * w.k;
-    const int64_t column = b * header.block + first;
-    if (w.type == WeightType::float32) {
-      const float* data = static_cast<const float*>(w.data);
-      pack_panel([&](int64_t i) { return data[i]; }, w.k, column, columns, padded, panel);
-    } else {
-      pack_panel([&](int64_t i) { return value_at(w, i); }, w.k, column, columns, padded, panel);
+    int32_t* block = values + b * header.block_size();
+    int32_t* panel = block + first * units + (compute == Compute::int8 ? 2 * header.padded_block() : 0);
+    // Column by column: reads a row of w front to back, writes with the stride of a panel.
+    for (int64_t c = 0; c < padded; c++) {
+      const bool inside = first + c < header.block;
+      if (!inside) {
+        for (int64_t step = 0; step < units; step++) panel[step * padded + c] = 0;
+      }
+      const int64_t index = b * header.block + first + c;
+      if (inside && compute == Compute::float32 && w.type == WeightType::float32) {
+        const float* row = static_cast<const float*>(w.data) + index * w.k;
+        for (int64_t step = 0; step < units; step++) std::memcpy(&panel[step * padded + c], row + step, sizeof(float));
+        continue;
+      }
+      float scale = 0.0f;
+      int32_t offset = 0;
+      if (inside) {
+        const Column column(w, compute, index);
+        for (int64_t step = 0; step < units; step++) {
+          panel[step * padded + c] = static_cast<int32_t>(column.unit(step, header.per));
+        }
+        scale = column.scale;
+        if (compute == Compute::int8 && table.int8.zero_point != 0) {
+          for (int64_t step = 0; step < w.k; step++) offset -= table.int8.zero_point * column.quantized(step);
+        }
+      }
+      if (compute == Compute::int8) {
+        block[first + c] = offset;
+        std::memcpy(&block[header.padded_block() + first + c], &scale, sizeof scale);
+      }
     }
   });
 }
@@ -117,9 +199,10 @@ const PackedHeader* find_section(const KernelTable& table, const Weight& w, int6
     *error = "packed was made for another ISA tier than " + std::string(table.isa);
     return nullptr;
   }
-  if (header->n != w.n || header->k != w.k || header->groups != w.groups ||
-      header->block != block_columns(w, num_heads) || header->bytes != packed_bytes(table, w, num_heads) ||
-      header->bytes > bytes - *offset) {
+  const bool known = header->compute <= static_cast<uint16_t>(Compute::int8);
+  const PackedHeader wanted = describe(table, w, num_heads, known ? static_cast<Compute>(header->compute) : Compute::float32);
+  if (!known || header->per != wanted.per || header->n != w.n || header->k != w.k || header->groups != w.groups ||
+      header->block != wanted.block || header->bytes != wanted.bytes || header->bytes > bytes - *offset) {
     *error = "packed was made for a weight [" + std::to_string(header->n) + ", " + std::to_string(header->k) + "] with " +
              std::to_string(header->groups) + " groups, not for [" + std::to_string(w.n) + ", " + std::to_string(w.k) +
              "] with " + std::to_string(w.groups);

@@ -2,13 +2,17 @@
 //
 // A buffer holds one section per weight: a 64-byte header, then the values, padded to 64 bytes. The weight [n][k] of a
 // grouped conv has n / block blocks of `block` output columns; no block crosses a group. Within a block, vectors of `lanes`
-// columns form panels of `width` vectors (kernels/panels.h), and with  first = the panel's first vector:
+// columns form panels of `width` vectors (kernels/panels.h). A unit is 32 bits: `per` values along K (1 fp32, 2 bf16, ...;
+// zero behind K). With  first = the panel's first vector  and  units = ceil(k / per):
 //
-//   value[b][first * lanes * k  +  step * width * lanes  +  lane]  =  w[b * block + first * lanes + lane][step]
+//   unit[b][first * lanes * units  +  step * width * lanes  +  lane]
+//       =  w[b * block + first * lanes + lane][per * step, ..., per * step + per - 1]
 //
 //        step 0: |column 0 .. width*lanes-1|  step 1: |...|  ...        lanes behind the block's last column are 0
 //
-// so that a tile reads B front to back. Each block holds ceil(block / lanes) * lanes * k values.
+// so that a tile reads B front to back. In int8 a block begins with, for each of its columns and zeros up to whole vectors,
+// int32 offset[column] = -zero_point * sum_k q[column][k]  and then  float scale[column] = max_k |w[column][k]| / 127;
+// q = round(w / scale).
 #pragma once
 #include <cstdint>
 #include <string>
@@ -32,16 +36,22 @@ struct alignas(64) PackedHeader {
   uint16_t version;
   uint16_t lanes;
   uint16_t tile_vectors;
-  uint16_t reserved[3];
+  uint16_t compute;  // Compute
+  uint16_t per;
+  uint16_t reserved;
   int64_t n, k, groups, block;
   uint64_t fingerprint;  // of a sample of the values packed
   int64_t bytes;         // of the section, header included
 
-  const float* values() const { return reinterpret_cast<const float*>(this + 1); }
+  const int32_t* values() const { return reinterpret_cast<const int32_t*>(this + 1); }
+  bool is(Compute c) const { return compute == static_cast<uint16_t>(c); }
+  int64_t units() const { return (k + per - 1) / per; }
   int64_t group_columns() const { return n / groups; }
-  // Floats of one block.
-  int64_t block_size() const { return (block + lanes - 1) / lanes * lanes * k; }
-  const float* block_values(int64_t b) const { return values() + b * block_size(); }
+  // Columns of one block with those that fill up its last vector.
+  int64_t padded_block() const { return (block + lanes - 1) / lanes * lanes; }
+  // Units of one block.
+  int64_t block_size() const { return padded_block() * (units() + (is(Compute::int8) ? 2 : 0)); }
+  const int32_t* block_values(int64_t b) const { return values() + b * block_size(); }
 };
 static_assert(sizeof(PackedHeader) == 64);
 
@@ -50,16 +60,18 @@ static_assert(sizeof(PackedHeader) == 64);
 int64_t block_columns(const Weight& weight, int64_t num_heads);
 
 // Bytes of the section of `weight`.
-int64_t packed_bytes(const KernelTable& table, const Weight& weight, int64_t num_heads);
+int64_t packed_bytes(const KernelTable& table, const Weight& weight, int64_t num_heads,
+                     Compute compute = Compute::float32);
 
 // Writes the section of `weight` at `out`, 64-byte aligned, packed_bytes(...) long.
-void pack(const KernelTable& table, const Weight& weight, int64_t num_heads, void* out, const Parallel& parallel);
+void pack(const KernelTable& table, const Weight& weight, int64_t num_heads, void* out, const Parallel& parallel,
+          Compute compute = Compute::float32);
 
 // A hash of a fixed sample of the values of `weight`, equal for equal values of the same type.
 uint64_t fingerprint(const Weight& weight);
 
-// The section of `weight` at `offset` of a buffer of `bytes`, and the offset behind it; null with a message in `error` if
-// it is not one, was packed for another tier or does not have the weight's shape.
+// The section of `weight` at `offset` of a buffer of `bytes`, whatever its Compute, and the offset behind it; null with a
+// message in `error` if it is not one, was packed for another tier or does not have the weight's shape.
 const PackedHeader* find_section(const KernelTable& table, const Weight& weight, int64_t num_heads, const void* buffer,
                                  int64_t bytes, int64_t* offset, std::string* error);
 

@@ -32,8 +32,14 @@ class Workspace {
     return p;
   }
 
-  // The workspace of the calling thread.
-  static Workspace& local() {
+  // The calling thread's workspace for one task.
+  static Workspace& of_task() {
+    static thread_local Workspace workspace;
+    return workspace;
+  }
+
+  // The calling thread's workspace for one op: what its tasks share, while this thread runs some of them itself.
+  static Workspace& of_op() {
     static thread_local Workspace workspace;
     return workspace;
   }

@@ -1,4 +1,4 @@
-// The kernels for the avx2 tier; CMakeLists.txt has its flags.
+// AVX2 + FMA. CMakeLists.txt has the flags.
 #include "simd/avx2.h"
 
 #include "isa/tables.h"
@@ -6,7 +6,7 @@
 
 namespace sbk {
 const KernelTable& table_avx2() {
-  static constexpr KernelTable table = make_table<Avx2>();
+  static constexpr KernelTable table = make_table<Avx2, RoundedBF16<Avx2>, Avx2Int8>("avx2");
   return table;
 }
 }  // namespace sbk

@@ -1,4 +1,4 @@
-// The kernels for the avx512 tier; CMakeLists.txt has its flags.
+// AVX-512 F, BW, DQ, VL (Skylake-X on). CMakeLists.txt has the flags.
 #include "simd/avx512.h"
 
 #include "isa/tables.h"
@@ -6,7 +6,7 @@
 
 namespace sbk {
 const KernelTable& table_avx512() {
-  static constexpr KernelTable table = make_table<Avx512>();
+  static constexpr KernelTable table = make_table<Avx512, RoundedBF16<Avx512>, Avx512Int8>("avx512");
   return table;
 }
 }  // namespace sbk

@@ -1,4 +1,4 @@
-// The kernels for the neon tier; CMakeLists.txt has its flags.
+// AArch64, armv8.0. CMakeLists.txt has the flags.
 #include "simd/neon.h"
 
 #include "isa/tables.h"
@@ -6,7 +6,7 @@
 
 namespace sbk {
 const KernelTable& table_neon() {
-  static constexpr KernelTable table = make_table<Neon>();
+  static constexpr KernelTable table = make_table<Neon, RoundedBF16<Neon>, WideInt8<Neon>>("neon");
   return table;
 }
 }  // namespace sbk

@@ -1,4 +1,4 @@
-// The kernels for the scalar tier; CMakeLists.txt has its flags.
+// Plain C++, for any CPU. CMakeLists.txt has the flags.
 #include "simd/scalar.h"
 
 #include "isa/tables.h"
@@ -6,7 +6,7 @@
 
 namespace sbk {
 const KernelTable& table_scalar() {
-  static constexpr KernelTable table = make_table<Scalar>();
+  static constexpr KernelTable table = make_table<Scalar, RoundedBF16<Scalar>, WideInt8<Scalar>>("scalar");
   return table;
 }
 }  // namespace sbk

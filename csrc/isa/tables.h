@@ -7,5 +7,7 @@ namespace sbk {
 const KernelTable& table_scalar();
 const KernelTable& table_avx2();
 const KernelTable& table_avx512();
+const KernelTable& table_avx512vnni();
+const KernelTable& table_avx512bf16();
 const KernelTable& table_neon();
 }  // namespace sbk

@@ -4,6 +4,7 @@
 // also adds the mask, then the probabilities times V onto the running context. With up to key_block keys there is one block,
 // and the running maximum never has to be corrected.
 #pragma once
+#include "kernels/conv.h"
 #include "kernels/math.h"
 #include "kernels/table.h"
 #include "kernels/tile.h"
@@ -31,36 +32,39 @@ int64_t attention_scratch(int64_t keys, int64_t d) {
   return query_block * (score_stride<V>(keys) + round_up_lanes<V>(d) + 2);
 }
 
-// c[rows][vectors] = a[rows][k] * b[k][...], or += with `accumulate`; c is padded to whole vectors.
+// c[rows][vectors] = a[rows][k] * b[k][...], or += with `accumulate`; c is padded to whole vectors; k in units.
 struct GemmTileArgs {
-  const float* a;
+  const int32_t* a;
   int64_t lda;
-  const float* b;
+  const int32_t* b;
   int64_t ldb;
   float* c;
   int64_t ldc, k;
   bool accumulate;
 };
 
-template <class V>
+template <class E>
 struct GemmTile {
+  using V = typename E::Vec;
+
   template <int MR, int NV>
   static void run(const GemmTileArgs& t) {
-    Tile<V, MR, NV> acc;
+    Tile<E, MR, NV> acc;
     unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
       unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
         acc[i][j] = t.accumulate ? V::load(t.c + i * t.ldc + j * V::lanes) : V::zero();
       });
     });
-    tile_mac<V, MR, NV>(acc, t.a, t.lda, t.b, t.ldb, t.k);
+    tile_mac<E, MR, NV>(acc, t.a, t.lda, t.b, t.ldb, t.k);
     unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
       unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { V::store(t.c + i * t.ldc + j * V::lanes, acc[i][j]); });
     });
   }
 };
 
-template <class V>
+template <class E>
 SBK_INLINE void gemm(const GemmTileArgs& t, int64_t rows, int64_t vectors) {
+  using V = typename E::Vec;
   for_each_panel<V>(vectors, [&](Panel panel) SBK_INLINE_LAMBDA {
     for (int64_t row = 0; row < rows; row += V::tile_rows) {
       const int64_t left = rows - row;
@@ -68,7 +72,7 @@ SBK_INLINE void gemm(const GemmTileArgs& t, int64_t rows, int64_t vectors) {
       tile.a += row * t.lda;
       tile.b += panel.first * V::lanes;
       tile.c += row * t.ldc + panel.first * V::lanes;
-      dispatch_tile<V, GemmTile<V>>(static_cast<int>(left < V::tile_rows ? left : V::tile_rows), panel.width, tile);
+      dispatch_tile<V, GemmTile<E>>(static_cast<int>(left < V::tile_rows ? left : V::tile_rows), panel.width, tile);
     }
   });
 }
@@ -112,15 +116,19 @@ SBK_INLINE float softmax_step(float* s, const float* mask, int64_t keys, float s
   return shrink;
 }
 
-template <class V>
+template <class E>
 void attention(const AttentionArgs& p) {
+  using V = typename E::Vec;
   using f32 = typename V::f32;
-  const int64_t dp = round_up_lanes<V>(p.d);
+  const int64_t dp = round_up_lanes<V>(p.d), d_units = (p.d + E::per - 1) / E::per;
   const int64_t lds = score_stride<V>(p.keys);
   float* scores = p.scratch;
   float* context = scores + query_block * lds;
   float* running_max = context + query_block * dp;
   float* sum = running_max + query_block;
+  const auto* q = static_cast<const int32_t*>(p.q);
+  const auto* kt = static_cast<const int32_t*>(p.kt);
+  const auto* v = static_cast<const int32_t*>(p.v);
 
   for (int64_t row = 0; row < p.rows; row += query_block) {
     const int64_t rows = p.rows - row < query_block ? p.rows - row : query_block;
@@ -128,18 +136,24 @@ void attention(const AttentionArgs& p) {
 
     for (int64_t key = 0; key < p.keys; key += key_block) {
       const int64_t keys = p.keys - key < key_block ? p.keys - key : key_block;
-      gemm<V>({p.q + row * p.ldq, p.ldq, p.kt + key, p.ldk, scores, lds, p.d, false}, rows,
+      gemm<E>({q + row * p.ldq, p.ldq, kt + key, p.ldk, scores, lds, d_units, false}, rows,
               (keys + V::lanes - 1) / V::lanes);
       for (int64_t r = 0; r < rows; r++) {
         const float* mask = p.mask ? p.mask + (row + r) * p.mask_row_stride + key : nullptr;
-        const float shrink = softmax_step<V>(scores + r * lds, mask, keys, p.scale, running_max[r], sum[r]);
+        float* s = scores + r * lds;
+        const float shrink = softmax_step<V>(s, mask, keys, p.scale, running_max[r], sum[r]);
+        // In place: what is written lies behind what is still to be read. keys is even but in the last block, and then a
+        // probability 0 is behind them, or the unit is completed with one.
+        if constexpr (E::per > 1) encode_bf16<E>({s, lds, s, lds, nullptr, 1, keys});
         if (key > 0) {
           const f32 factor = V::set1(shrink);
           float* c = context + r * dp;
           for (int64_t j = 0; j < dp; j += V::lanes) V::store(c + j, V::mul(V::load(c + j), factor));
         }
       }
-      gemm<V>({scores, lds, p.v + key * p.ldv, p.ldv, context, dp, keys, key > 0}, rows, dp / V::lanes);
+      gemm<E>({reinterpret_cast<const int32_t*>(scores), lds, v + key / E::per * p.ldv, p.ldv, context, dp,
+               (keys + E::per - 1) / E::per, key > 0},
+              rows, dp / V::lanes);
     }
 
     for (int64_t r = 0; r < rows; r++) {
@@ -149,6 +163,24 @@ void attention(const AttentionArgs& p) {
       int64_t j = 0;
       for (; j + V::lanes <= p.d; j += V::lanes) V::store(out + j, V::div(V::load(c + j), total));
       if (j < p.d) V::store_partial(out + j, V::div(V::load(c + j), total), p.d - j);
+    }
+  }
+}
+
+// Two rows of x as one of units, for products of pairs along the rows: PairRowsArgs in table.h.
+template <class E>
+void pair_rows(const PairRowsArgs& p) {
+  using V = typename E::Vec;
+  for (int64_t r = 0; r < p.rows; r += 2) {
+    const float* even = p.x + r * p.ldx;
+    const bool has_odd = r + 1 < p.rows;
+    int32_t* y = static_cast<int32_t*>(p.y) + r / 2 * p.ldy;
+    for (int64_t c = 0; c < p.cols; c += V::lanes) {
+      const int64_t left = p.cols - c;
+      const auto read = [&](const float* x) SBK_INLINE_LAMBDA {
+        return left < V::lanes ? V::load_partial(x + c, left) : V::load(x + c);
+      };
+      E::store_pairs(y + c, read(even), has_odd ? read(even + p.ldx) : V::zero());
     }
   }
 }

@@ -1,5 +1,8 @@
 // Grouped pointwise convolution of one block of columns: ConvArgs in table.h.
 #pragma once
+#include <type_traits>
+
+#include "kernels/element.h"
 #include "kernels/math.h"
 #include "kernels/table.h"
 #include "kernels/tile.h"
@@ -10,12 +13,17 @@ namespace {
 // One tile of the output: rows [row, row + MR), columns [column, column + NV vectors), the last vector maybe partial.
 struct ConvTileArgs {
   const ConvArgs& conv;
-  const float* panel;
+  const int32_t* panel;
+  const int32_t* offset;  // int8: of these columns
+  const float* w_scale;   // int8: of these columns
   int64_t row, column;
 };
 
-template <class V>
+template <class E>
 struct ConvTile {
+  using V = typename E::Vec;
+  static constexpr bool is_int8 = !std::is_same_v<typename E::acc, typename V::f32>;
+
   template <int MR, int NV>
   static void run(const ConvTileArgs& t) {
     using f32 = typename V::f32;
@@ -23,35 +31,45 @@ struct ConvTile {
     const int64_t columns = p.n - t.column < NV * V::lanes ? p.n - t.column : NV * V::lanes;
     const int64_t tail = columns - (NV - 1) * V::lanes;  // columns in the last vector
     const auto is_partial = [&](int j) SBK_INLINE_LAMBDA { return j == NV - 1 && tail < V::lanes; };
+    const auto load_bias = [&](int j) SBK_INLINE_LAMBDA {
+      const float* bias = p.bias + t.column + j * V::lanes;
+      return !p.bias ? V::zero() : is_partial(j) ? V::load_partial(bias, tail) : V::load(bias);
+    };
 
-    Tile<V, MR, NV> acc;
+    Tile<E, MR, NV> acc;
     unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
-      f32 b = V::zero();
-      if (p.bias) {
-        const float* bias = p.bias + t.column + j * V::lanes;
-        b = is_partial(j) ? V::load_partial(bias, tail) : V::load(bias);
+      if constexpr (is_int8) {
+        const auto offset = E::load_acc(t.offset + j * V::lanes);
+        unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { acc[i][j] = offset; });
+      } else {
+        const f32 b = load_bias(j);
+        unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { acc[i][j] = b; });
       }
-      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { acc[i][j] = b; });
     });
-    tile_mac<V, MR, NV>(acc, p.x + t.row * p.ldx, p.ldx, t.panel, NV * V::lanes, p.k);
+    tile_mac<E, MR, NV>(acc, static_cast<const int32_t*>(p.x) + t.row * p.ldx, p.ldx, t.panel, NV * V::lanes,
+                        (p.k + E::per - 1) / E::per);
 
-    if (p.residual) {
-      const float* r = p.residual + t.row * p.ldr + t.column;
-      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
-        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
-          const float* at = r + i * p.ldr + j * V::lanes;
-          acc[i][j] = V::add(acc[i][j], is_partial(j) ? V::load_partial(at, tail) : V::load(at));
-        });
-      });
-    }
+    const float* residual = p.residual ? p.residual + t.row * p.ldr + t.column : nullptr;
     float* y = p.y + t.row * p.ldy + t.column;
-    unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
-      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
+    unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
+      f32 scale, bias;
+      if constexpr (is_int8) scale = V::load(t.w_scale + j * V::lanes), bias = load_bias(j);
+      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
+        f32 value;
+        if constexpr (is_int8) {
+          value = V::fma(E::to_float(acc[i][j]), V::mul(scale, V::set1(p.x_scale[t.row + i])), bias);
+        } else {
+          value = acc[i][j];
+        }
+        if (residual) {
+          const float* at = residual + i * p.ldr + j * V::lanes;
+          value = V::add(value, is_partial(j) ? V::load_partial(at, tail) : V::load(at));
+        }
         float* at = y + i * p.ldy + j * V::lanes;
         if (is_partial(j)) {
-          V::store_partial(at, acc[i][j], tail);
+          V::store_partial(at, value, tail);
         } else {
-          V::store(at, acc[i][j]);
+          V::store(at, value);
         }
       });
     });
@@ -61,18 +79,84 @@ struct ConvTile {
 };
 
 // A panel of B is read by every tile of rows in turn and stays in L1 or L2; A streams.
-template <class V>
+template <class E>
 void conv(const ConvArgs& p) {
-  const int64_t vectors = (p.n + V::lanes - 1) / V::lanes;
+  using V = typename E::Vec;
+  const int64_t vectors = (p.n + V::lanes - 1) / V::lanes, units = (p.k + E::per - 1) / E::per;
+  const int32_t *panels = static_cast<const int32_t*>(p.panels), *offset = nullptr;
+  const float* w_scale = nullptr;
+  if constexpr (ConvTile<E>::is_int8) {
+    offset = panels;
+    w_scale = reinterpret_cast<const float*>(panels + vectors * V::lanes);
+    panels += 2 * vectors * V::lanes;
+  }
   for_each_panel<V>(vectors, [&](Panel panel) SBK_INLINE_LAMBDA {
     const int64_t column = panel.first * V::lanes;
-    const float* b = p.panels + column * p.k;
+    const int32_t* b = panels + column * units;
     for (int64_t row = 0; row < p.rows; row += V::tile_rows) {
       const int64_t left = p.rows - row;
       const int rows = static_cast<int>(left < V::tile_rows ? left : V::tile_rows);
-      dispatch_tile<V, ConvTile<V>>(rows, panel.width, ConvTileArgs{p, b, row, column});
+      dispatch_tile<V, ConvTile<E>>(rows, panel.width,
+                                    ConvTileArgs{p, b, offset ? offset + column : nullptr,
+                                                 w_scale ? w_scale + column : nullptr, row, column});
     }
   });
+}
+
+// Rows of x in bf16.
+template <class E>
+void encode_bf16(const EncodeArgs& p) {
+  using V = typename E::Vec;
+  const int64_t padded = (p.k + E::per - 1) / E::per * E::per;
+  for (int64_t r = 0; r < p.rows; r++) {
+    const float* x = p.x + r * p.ldx;
+    char* y = static_cast<char*>(p.y) + r * p.ldy * 4;
+    int64_t i = 0;
+    for (; i + V::lanes <= p.k; i += V::lanes) E::encode_vector(y + i * E::value_bytes, V::load(x + i));
+    for (; i < padded; i++) E::encode_value(y + i * E::value_bytes, i < p.k ? x[i] : 0.0f);
+  }
+}
+
+// Rows of x in int8, each with a scale of its own.
+template <class E>
+void encode_int8(const EncodeArgs& p) {
+  using V = typename E::Vec;
+  using f32 = typename V::f32;
+  const int64_t padded = (p.k + E::per - 1) / E::per * E::per;
+  for (int64_t r = 0; r < p.rows; r++) {
+    const float* x = p.x + r * p.ldx;
+    char* y = static_cast<char*>(p.y) + r * p.ldy * 4;
+    // x * 0 is NaN for infinities and NaN, which a maximum may lose.
+    f32 vmax[2] = {V::zero(), V::zero()}, poison[2] = {V::zero(), V::zero()};
+    float max = 0.0f, tail_poison = 0.0f;
+    int64_t i = 0;
+    const auto look = [&](int64_t at, int lane) SBK_INLINE_LAMBDA {
+      const f32 v = V::load(x + at);
+      vmax[lane] = V::max(V::max(v, V::sub(V::zero(), v)), vmax[lane]);
+      poison[lane] = V::fma(v, V::zero(), poison[lane]);
+    };
+    for (; i + 2 * V::lanes <= p.k; i += 2 * V::lanes) look(i, 0), look(i + V::lanes, 1);
+    for (; i + V::lanes <= p.k; i += V::lanes) look(i, 0);
+    for (; i < p.k; i++) {
+      const float magnitude = x[i] < 0 ? -x[i] : x[i];
+      max = magnitude > max ? magnitude : max;
+      tail_poison += x[i] * 0.0f;
+    }
+    const float vector_max = V::reduce_max(V::max(vmax[0], vmax[1]));
+    max = vector_max > max ? vector_max : max;
+    p.scale[r] = max / 127.0f + (V::reduce_add(V::add(poison[0], poison[1])) + tail_poison);
+    const float inverse = max > 0 && max < __builtin_inff() ? 127.0f / max : 0.0f;
+
+    const f32 vinverse = V::set1(inverse), zero_point = V::set1(static_cast<float>(E::zero_point));
+    i = 0;
+    for (; i + V::lanes <= p.k; i += V::lanes) {
+      E::encode_vector(y + i * E::value_bytes, V::add(V::round(V::mul(V::load(x + i), vinverse)), zero_point));
+    }
+    for (; i < padded; i++) {
+      const float q = i < p.k ? __builtin_rintf(x[i] * inverse) : 0.0f;
+      E::encode_value(y + i * E::value_bytes, q + static_cast<float>(E::zero_point));
+    }
+  }
 }
 
 }  // namespace

@@ -12,19 +12,37 @@
 
 namespace sbk {
 
+// What the multiplications of a convolution are done in; sums are fp32 (int8: int32), everything else is fp32.
+enum class Compute : int32_t { float32, bfloat16, int8 };
+
 enum class Activation : int32_t { none, gelu, gelu_tanh, relu };
+
+// Operands of the multiplications come in units of 32 bits: `per` = 1, 2 or 4 neighbours along K, as the tier's
+// instructions want them. In fp32 a unit is a float, and a row of x is its own encoding.
+//
+// y[r] = x[r] encoded for a convolution: ceil(k / per) units, the values behind k zero.
+// int8: q[i] = round(x[i] / scale), scale = max |x[r]| / 127, stored as q + zero_point; NaN or inf in a row make its scale NaN.
+struct EncodeArgs {
+  const float* x;  // [rows][k]
+  int64_t ldx;
+  void* y;      // [rows][ceil(k / per)] units
+  int64_t ldy;  // units between rows
+  float* scale;  // [rows], int8 only
+  int64_t rows, k;
+};
 
 // y[r][c] = activation(bias[c] + sum_k x[r][k] * w[c][k] + residual[r][c]),  r < rows, c < n
 struct ConvArgs {
-  const float* x;  // [rows][k]
-  int64_t ldx;     // floats between rows of x
-  const float* panels;  // w of this block of columns, packed for this tier: core/packed.h has the equation
+  const void* x;         // [rows][ceil(k / per)] units
+  int64_t ldx;           // units between rows of x
+  const float* x_scale;  // [rows], int8 only: of encode
+  const void* panels;    // w of this block of columns, packed for this tier: core/packed.h has the equation
   const float* bias;      // [n] or null
   const float* residual;  // [rows][n] or null; may be y itself
   int64_t ldr;
   float* y;  // [rows][n]
   int64_t ldy;
-  int64_t rows, k, n;
+  int64_t rows, k, n;     // k in values
   Activation activation;  // not together with a residual
 };
 
@@ -50,14 +68,24 @@ struct TransposeArgs {
   int64_t rows, cols;
 };
 
+// y[j][c] = the unit (x[2 j][c], x[2 j + 1][c]) in bf16: attention's values as its second product reads them. An odd last
+// row gets a zero partner. Writes whole vectors: ldy >= cols rounded up to lanes.
+struct PairRowsArgs {
+  const float* x;
+  int64_t ldx;
+  void* y;
+  int64_t ldy;  // units
+  int64_t rows, cols;
+};
+
 // One head of attention: context[r] = sum_j p[r][j] v[j], p[r] = softmax_j(scale * q[r] . k[j] + mask[r][j]).
 // Online softmax over blocks of keys; a row whose every score is -inf gives NaN, as softmax does.
 struct AttentionArgs {
-  const float* q;  // [rows][d]
+  const void* q;  // [rows][ceil(d / per)] units
   int64_t ldq;
-  const float* kt;  // keys transposed, [d][keys]; readable up to `keys` rounded up to lanes
+  const void* kt;  // keys transposed, [ceil(d / per)][keys] units; readable up to `keys` rounded up to lanes
   int64_t ldk;
-  const float* v;  // [keys][d]; readable up to d rounded up to lanes, what is behind d reaches no output
+  const void* v;  // [ceil(keys / per)][d] units; readable up to d rounded up to lanes, what is behind d reaches no output
   int64_t ldv;
   const float* mask;        // [rows][keys], last stride 1, or null; may be null with any stride
   int64_t mask_row_stride;  // 0 where all rows share one mask
@@ -68,15 +96,26 @@ struct AttentionArgs {
   float scale;
 };
 
+// Convolutions that multiply in less than fp32.
+struct LowPrecision {
+  int32_t per;         // values in a unit
+  int32_t zero_point;  // int8: added to the values of x, taken off again through the packed offsets
+  void (*encode)(const EncodeArgs&);
+  void (*conv)(const ConvArgs&);
+};
+
 struct KernelTable {
   const char* isa;
   int32_t lanes;
   int32_t tile_vectors;  // widest panel, in vectors
   int32_t tile_rows;
-  void (*conv)(const ConvArgs&);
+  void (*conv)(const ConvArgs&);  // fp32
+  LowPrecision bfloat16, int8;
   void (*layer_norm)(const LayerNormArgs&);
   void (*transpose)(const TransposeArgs&);
-  void (*attention)(const AttentionArgs&);
+  void (*attention)(const AttentionArgs&);           // fp32, per = 1
+  void (*attention_bfloat16)(const AttentionArgs&);  // bf16 products, per = 2; null where the tier has no instruction
+  void (*pair_rows)(const PairRowsArgs&);            // null likewise
   int64_t (*attention_scratch)(int64_t keys, int64_t d);  // floats
 };
 

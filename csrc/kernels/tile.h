@@ -4,7 +4,9 @@
 //            |........|........|........|
 //   a row i  |acc[i][0]  acc[i][1]  ... |     acc[i][j] += a[i][k] * b[k][j]   for k = 0, 1, ... in order
 //
-// B is a packed panel (ldb = NV * lanes) or any row-major matrix (attention's keys and values).
+// k counts units of 32 bits: one fp32, two bf16 or four int8 neighbours along K (table.h). The element type E says what a
+// unit is: `mac` is its only line of arithmetic (kernels/element.h). B is a packed panel (ldb = NV * lanes) or any row-major
+// matrix (attention's keys and values).
 #pragma once
 #include <cstdint>
 
@@ -14,41 +16,41 @@
 namespace sbk {
 namespace {
 
-template <class V, int MR, int NV>
-using Tile = typename V::f32[MR][NV];
+template <class E, int MR, int NV>
+using Tile = typename E::acc[MR][NV];
 
-template <class V, int MR, int NV>
-SBK_INLINE void tile_mac(Tile<V, MR, NV>& acc, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k) {
-  using f32 = typename V::f32;
+template <class E, int MR, int NV>
+SBK_INLINE void tile_mac(Tile<E, MR, NV>& acc, const int32_t* a, int64_t lda, const int32_t* b, int64_t ldb, int64_t k) {
+  constexpr int lanes = E::Vec::lanes;
   int64_t step = 0;
-  if constexpr (V::a_steps == 1) {
+  if constexpr (E::a_steps == 1) {
     for (; step < k; step++, b += ldb) {
-      f32 bv[NV];
-      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = V::load(b + j * V::lanes); });
+      typename E::b32 bv[NV];
+      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = E::load_b(b + j * lanes); });
       unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
-        const auto av = V::load_a(a + i * lda + step);
-        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = V::template mac<0>(acc[i][j], av, bv[j]); });
+        const auto av = E::load_a(a + i * lda + step);
+        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = E::template mac<0>(acc[i][j], av, bv[j]); });
       });
     }
   } else {
-    for (; step + V::a_steps <= k; step += V::a_steps) {
-      typename V::a32 av[MR];
-      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { av[i] = V::load_a(a + i * lda + step); });
-      unroll<V::a_steps>([&](auto s) SBK_INLINE_LAMBDA {
-        f32 bv[NV];
-        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = V::load(b + j * V::lanes); });
+    for (; step + E::a_steps <= k; step += E::a_steps) {
+      typename E::a32 av[MR];
+      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { av[i] = E::load_a(a + i * lda + step); });
+      unroll<E::a_steps>([&](auto s) SBK_INLINE_LAMBDA {
+        typename E::b32 bv[NV];
+        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = E::load_b(b + j * lanes); });
         b += ldb;
         unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
-          unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = V::template mac<s>(acc[i][j], av[i], bv[j]); });
+          unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = E::template mac<s>(acc[i][j], av[i], bv[j]); });
         });
       });
     }
     for (; step < k; step++, b += ldb) {
-      f32 bv[NV];
-      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = V::load(b + j * V::lanes); });
+      typename E::b32 bv[NV];
+      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = E::load_b(b + j * lanes); });
       unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
-        const f32 av = V::set1(a[i * lda + step]);
-        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = V::fma(av, bv[j], acc[i][j]); });
+        const auto av = E::splat_a(a + i * lda + step);
+        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = E::template mac<0>(acc[i][j], av, bv[j]); });
       });
     }
   }

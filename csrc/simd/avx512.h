@@ -11,7 +11,6 @@ namespace sbk {
 namespace {
 
 struct Avx512 {
-  static constexpr const char* isa = "avx512";
   static constexpr int lanes = 16, tile_rows = 8, tile_vectors = 3, a_steps = 1;
   using f32 = __m512;
   using a32 = __m512;
@@ -63,6 +62,31 @@ struct Avx512 {
   }
   static SBK_INLINE float reduce_add(f32 v) { return _mm512_reduce_add_ps(v); }
   static SBK_INLINE float reduce_max(f32 v) { return _mm512_reduce_max_ps(v); }
+};
+
+// int8 as pairs of int16, for AVX-512 without VNNI: see Avx2Int8.
+struct Avx512Int8 {
+  using Vec = Avx512;
+  typedef int32_t acc __attribute__((vector_size(64)));  // a plain vector type: __m512i accumulators spill in GCC 12
+  using b32 = __m512i;
+  using a32 = __m512i;
+  static constexpr int per = 2, a_steps = 1, value_bytes = 2, zero_point = 0;
+
+  static SBK_INLINE b32 load_b(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static SBK_INLINE a32 load_a(const int32_t* p) { return _mm512_set1_epi32(*p); }
+  static SBK_INLINE acc load_acc(const int32_t* p) { return reinterpret_cast<acc>(load_b(p)); }
+  template <int S>
+  static SBK_INLINE acc mac(acc c, a32 a, b32 b) {
+    return c + reinterpret_cast<acc>(_mm512_madd_epi16(a, b));
+  }
+  static SBK_INLINE __m512 to_float(acc c) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(c)); }
+  static SBK_INLINE void encode_value(void* p, float q) {
+    const int16_t value = static_cast<int16_t>(q);
+    __builtin_memcpy(p, &value, sizeof value);
+  }
+  static SBK_INLINE void encode_vector(void* p, __m512 q) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(q)));
+  }
 };
 
 }  // namespace

@@ -11,7 +11,6 @@ namespace sbk {
 namespace {
 
 struct Neon {
-  static constexpr const char* isa = "neon";
   static constexpr int lanes = 4, tile_rows = 8, tile_vectors = 2, a_steps = 4;
   using f32 = float32x4_t;
   using a32 = float32x4_t;
@@ -49,6 +48,11 @@ struct Neon {
   static SBK_INLINE a32 load_a(const float* p) { return vld1q_f32(p); }
   template <int S>
   static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) { return vfmaq_laneq_f32(c, b, a, S); }
+  using i32 = int32x4_t;
+  static SBK_INLINE i32 load_i32(const int32_t* p) { return vld1q_s32(p); }
+  static SBK_INLINE i32 set1_i32(int32_t x) { return vdupq_n_s32(x); }
+  static SBK_INLINE i32 mac_i32(i32 c, i32 a, i32 b) { return vmlaq_s32(c, a, b); }
+  static SBK_INLINE f32 to_float(i32 v) { return vcvtq_f32_s32(v); }
   static SBK_INLINE void transpose(f32 (&r)[4]) {
     const f32 a = vtrn1q_f32(r[0], r[1]), b = vtrn2q_f32(r[0], r[1]);
     const f32 c = vtrn1q_f32(r[2], r[3]), d = vtrn2q_f32(r[2], r[3]);

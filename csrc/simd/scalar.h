@@ -1,7 +1,6 @@
 // The Vec concept, described here and met by avx2.h, avx512.h and neon.h; and its scalar model, which runs anywhere.
 //
 // A Vec is a stateless struct of static functions over one register type:
-//   isa                 name of the tier, as in SBK_ISA
 //   f32, lanes          a vector of `lanes` floats
 //   tile_rows           most rows of a GEMM tile     } tile_rows x tile_vectors accumulators, tile_vectors of B and
 //   tile_vectors        most vectors across a tile   } one operand of A fit the register file
@@ -12,6 +11,7 @@
 //   min(a, b), max(a, b)   return b where either is NaN, so that max(limit, x) keeps a NaN of x
 //   zero_if_less(r, x, y)  x < y ? 0 : r, per lane
 //   pow2(n)             2^n for integral n in [-126, 128]; 2^128 is inf
+//   i32, load_i32, set1_i32, mac_i32, to_float   integers, for tiers without narrow products (kernels/element.h)
 //   transpose(r)        r[i][j] <-> r[j][i] of a lanes x lanes block
 //   reduce_add/reduce_max  over the lanes, in a fixed order
 // Everything is in an anonymous namespace: each ISA tier is compiled with flags of its own, and two tiers must never
@@ -26,7 +26,6 @@ namespace sbk {
 namespace {
 
 struct Scalar {
-  static constexpr const char* isa = "scalar";
   static constexpr int lanes = 1, tile_rows = 4, tile_vectors = 4, a_steps = 1;
   using f32 = float;
   using a32 = float;
@@ -57,6 +56,11 @@ struct Scalar {
   static SBK_INLINE a32 load_a(const float* p) { return *p; }
   template <int S>
   static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) { return a * b + c; }
+  using i32 = int32_t;
+  static SBK_INLINE i32 load_i32(const int32_t* p) { return *p; }
+  static SBK_INLINE i32 set1_i32(int32_t x) { return x; }
+  static SBK_INLINE i32 mac_i32(i32 c, i32 a, i32 b) { return c + a * b; }
+  static SBK_INLINE f32 to_float(i32 v) { return static_cast<float>(v); }
   static SBK_INLINE void transpose(f32 (&)[1]) {}
   static SBK_INLINE float reduce_add(f32 v) { return v; }
   static SBK_INLINE float reduce_max(f32 v) { return v; }

@@ -6,6 +6,10 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <optional>
 #include <string>
 #include <vector>
@@ -98,16 +102,35 @@ struct UserWeight {
   }
 };
 
-Tensor pack_weights(const std::vector<UserWeight>& weights, int64_t num_heads) {
+// Asks for huge pages: streaming the weights of a small batch is bound by TLB misses otherwise (20 against 31 GB/s measured).
+void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t huge = uintptr_t{2} << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + huge - 1) / huge * huge;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / huge * huge;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+Tensor pack_weights(const std::vector<UserWeight>& weights, int64_t num_heads,
+                    sbk::Compute compute = sbk::Compute::float32) {
   int64_t bytes = 0;
-  for (const UserWeight& w : weights) bytes += sbk::packed_bytes(table(), w.view, num_heads);
+  for (const UserWeight& w : weights) bytes += sbk::packed_bytes(table(), w.view, num_heads, compute);
   Tensor packed = torch::stable::new_empty(weights.front().tensor, {bytes}, ScalarType::Byte);
   char* out = static_cast<char*>(packed.mutable_data_ptr());
+  advise_huge_pages(out, bytes);
   for (const UserWeight& w : weights) {
-    sbk::pack(table(), w.view, num_heads, out, torch_parallel());
-    out += sbk::packed_bytes(table(), w.view, num_heads);
+    sbk::pack(table(), w.view, num_heads, out, torch_parallel(), compute);
+    out += sbk::packed_bytes(table(), w.view, num_heads, compute);
   }
   return packed;
+}
+
+sbk::Compute compute_from(const std::string& dtype) {
+  if (dtype == "float32") return sbk::Compute::float32;
+  if (dtype == "bfloat16") return sbk::Compute::bfloat16;
+  STD_TORCH_CHECK(dtype == "int8", "dtype must be 'float32', 'bfloat16' or 'int8', got '", dtype, "'");
+  return sbk::Compute::int8;
 }
 
 void check_heads(int64_t num_heads, int64_t channels) {
@@ -277,12 +300,26 @@ std::vector<UserWeight> user_weights(const std::vector<Tensor>& weights, const s
   return result;
 }
 
-Tensor pack(const std::vector<Tensor>& weights, const std::vector<int64_t>& groups, int64_t num_heads) {
+Tensor pack(const std::vector<Tensor>& weights, const std::vector<int64_t>& groups, int64_t num_heads,
+            const std::string& dtype) {
   const std::vector<UserWeight> checked = user_weights(weights, groups);
   for (const UserWeight& w : checked) {
     if (num_heads != 0) check_heads(num_heads, w.view.n);
   }
-  return pack_weights(checked, num_heads);
+  return pack_weights(checked, num_heads, compute_from(dtype));
+}
+
+int64_t packed_bytes(const std::vector<int64_t>& n, const std::vector<int64_t>& k, const std::vector<int64_t>& groups,
+                     int64_t num_heads, const std::string& dtype) {
+  int64_t bytes = 0;
+  STD_TORCH_CHECK(n.size() == k.size() && n.size() == groups.size(), "n, k and groups must have equal lengths");
+  for (size_t i = 0; i < n.size(); i++) {
+    STD_TORCH_CHECK(n[i] > 0 && k[i] > 0 && groups[i] > 0 && n[i] % groups[i] == 0, "not the shape of a conv weight");
+    if (num_heads != 0) check_heads(num_heads, n[i]);
+    bytes += sbk::packed_bytes(table(), {nullptr, sbk::WeightType::float32, n[i], k[i], groups[i]}, num_heads,
+                               compute_from(dtype));
+  }
+  return bytes;
 }
 
 bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed) {
@@ -321,6 +358,7 @@ STABLE_TORCH_LIBRARY_IMPL(squeezebert_kernels, CPU, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(squeezebert_kernels, CompositeExplicitAutograd, m) {
+  m.impl("packed_bytes", TORCH_BOX(&packed_bytes));
   m.impl("isa", TORCH_BOX(&isa));
   m.impl("available_isas", TORCH_BOX(&available_isas));
   m.impl("build_info", TORCH_BOX(&build_info));

@@ -1,0 +1,12 @@
+// AVX-512 with VNNI (Cascade Lake, Ice Lake on). CMakeLists.txt has the flags.
+#include "simd/avx512vnni.h"
+
+#include "isa/tables.h"
+#include "kernels/instantiate.h"
+
+namespace sbk {
+const KernelTable& table_avx512vnni() {
+  static constexpr KernelTable table = make_table<Avx512, RoundedBF16<Avx512>, VnniInt8>("avx512vnni");
+  return table;
+}
+}  // namespace sbk
