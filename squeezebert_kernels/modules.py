@@ -15,6 +15,11 @@ from .packing import PackedWeights
 __all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "LayerParts", "fused_layer", "try_fused_layer"]
 
 
+def compute_dtype(module: nn.Module) -> str:
+    """What the kernels under ``module`` multiply in: "float32", or what :func:`optimize` was asked for."""
+    return module.__dict__.get("_sbk_compute", "float32")
+
+
 class _GroupedPointwiseConv:
     """What the 1d and the 2d module share; a mixin in front of nn.Conv1d or nn.Conv2d."""
 
@@ -32,7 +37,7 @@ class _GroupedPointwiseConv:
         return packed
 
     def _token_major(self: Any, x: Tensor) -> Tensor:
-        packed = self._packed_weights().get([self.weight], [self.groups])
+        packed = self._packed_weights().get([self.weight], [self.groups], dtype=compute_dtype(self))
         return ops.grouped_pointwise_conv(x, self.weight, self.bias, groups=self.groups, packed=packed)
 
     def _channels_first(self: Any, x: Tensor, spatial: int) -> Tensor:
@@ -270,12 +275,15 @@ def fused_layer(layer: nn.Module, parts: LayerParts, hidden_states: Tensor, atte
         hidden_states: token-major, [B, S, C].
         attention_mask: additive, broadcastable to [B, H, S, S], or None.
     """
+    dtype = compute_dtype(layer)
     q, k, v = parts.query, parts.key, parts.value
     qkv_groups = [_groups(q), _groups(k), _groups(v)]
     context = ops.attention_block(
         hidden_states, q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, attention_mask,
         num_heads=parts.num_heads, q_groups=qkv_groups[0], k_groups=qkv_groups[1], v_groups=qkv_groups[2],
-        packed=_packed(layer, "_sbk_attention").get([q.weight, k.weight, v.weight], qkv_groups, parts.num_heads),
+        packed=_packed(layer, "_sbk_attention").get(
+            [q.weight, k.weight, v.weight], qkv_groups, parts.num_heads, dtype
+        ),
     )  # fmt: skip
     post, inter, out = parts.post, parts.intermediate, parts.output
     post_norm, out_norm = parts.post_norm, parts.output_norm
@@ -287,19 +295,21 @@ def fused_layer(layer: nn.Module, parts: LayerParts, hidden_states: Tensor, atte
             inter.weight, inter.bias, out.weight, out.bias, out_norm.weight, out_norm.bias,
             post_groups=groups[0], intermediate_groups=groups[1], output_groups=groups[2],
             activation=activation, post_eps=post_norm.eps, output_eps=out_norm.eps,
-            packed=_packed(layer, "_sbk_post_attention").get([post.weight, inter.weight, out.weight], groups),
+            packed=_packed(layer, "_sbk_post_attention").get(
+                [post.weight, inter.weight, out.weight], groups, dtype=dtype
+            ),
         )  # fmt: skip
     h = ops.grouped_pointwise_conv_layer_norm(
         context, post.weight, post.bias, hidden_states, post_norm.weight, post_norm.bias,
-        groups=groups[0], eps=post_norm.eps, packed=_packed(layer, "_sbk_post").get([post.weight], groups[:1]),
+        groups=groups[0], eps=post_norm.eps, packed=_packed(layer, "_sbk_post").get([post.weight], groups[:1], dtype=dtype),
     )  # fmt: skip
     hidden = ops.grouped_pointwise_conv(
         h, inter.weight, inter.bias, groups=groups[1],
-        packed=_packed(layer, "_sbk_intermediate").get([inter.weight], groups[1:2]),
+        packed=_packed(layer, "_sbk_intermediate").get([inter.weight], groups[1:2], dtype=dtype),
     )  # fmt: skip
     return ops.grouped_pointwise_conv_layer_norm(
         parts.activation(hidden), out.weight, out.bias, h, out_norm.weight, out_norm.bias,
-        groups=groups[2], eps=out_norm.eps, packed=_packed(layer, "_sbk_output").get([out.weight], groups[2:]),
+        groups=groups[2], eps=out_norm.eps, packed=_packed(layer, "_sbk_output").get([out.weight], groups[2:], dtype=dtype),
     )  # fmt: skip
 
 

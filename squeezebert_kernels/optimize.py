@@ -60,9 +60,12 @@ def optimize(
 
     Args:
         model: any torch.nn.Module.
-        dtype: torch.float32 converts the model's floating parameters and buffers to float32 (:func:`restore` converts
-            them back); None leaves them, and half-precision weights are computed in float32 on a CPU.
-        quantization: None.
+        dtype: what the kernels multiply in; sums, softmax, LayerNorm, GELU and residuals are float32 always.
+            torch.bfloat16: weights and inputs of matrix products are rounded to bfloat16; the parameters stay as they
+            are. torch.float32: full precision, and the model's floating parameters and buffers are converted to
+            float32 (:func:`restore` converts them back). None: full precision, parameters as they are.
+        quantization: "int8": weights symmetric per output channel, activations per token on the fly, in the layers
+            and convolutions that the kernels run, embeddings and heads excepted. None otherwise.
         strict: raise instead of falling back.
 
     Returns:
@@ -70,17 +73,20 @@ def optimize(
 
     Raises:
         TypeError: ``model`` is not a module, ``dtype`` not a torch.dtype.
-        ValueError: ``dtype`` or ``quantization`` has no kernels; nothing in ``model`` is for the kernels.
+        ValueError: ``dtype`` or ``quantization`` has no kernels, or both are given; nothing in ``model`` is for the kernels.
         RuntimeError: ``strict``, and some part would fall back; ``model`` is as it was.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype must be a torch.dtype or None, got {dtype!r}")
-    if dtype not in (None, torch.float32):
-        raise ValueError(f"dtype={dtype} has no kernels; possible: None, torch.float32")
-    if quantization is not None:
-        raise ValueError(f"quantization={quantization!r} has no kernels; possible: None")
+    if dtype not in (None, torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype={dtype} has no kernels; possible: None, torch.float32, torch.bfloat16")
+    if quantization not in (None, "int8"):
+        raise ValueError(f"quantization={quantization!r} has no kernels; possible: None, 'int8'")
+    if quantization is not None and dtype is not None:
+        raise ValueError(f"give dtype or quantization, not both: dtype={dtype}, quantization={quantization!r}")
+    compute = quantization or ("bfloat16" if dtype == torch.bfloat16 else "float32")
 
     changed: list[nn.Module] = []
     try:
@@ -98,8 +104,10 @@ def optimize(
         if strict and found.fallbacks:
             parts = "; ".join(f"{e.name}: {e.reason}" for e in found.fallbacks)
             raise RuntimeError(f"optimize(strict=True): {len(found.fallbacks)} parts would not run fused: {parts}")
-        if dtype is not None:
+        if dtype == torch.float32:
             _convert(model, dtype)
+        for entry in found.entries:
+            entry.module.__dict__["_sbk_compute"] = compute
     except BaseException:
         for module in changed:
             _restore_class(module)
@@ -121,8 +129,9 @@ def _restore_class(module: nn.Module) -> None:
     original = module.__dict__.pop(_ORIGINAL_CLASS, hosts.FUSED_TO_STOCK.get(type(module)))
     if original is not None:
         module.__class__ = original
-    for key in [k for k, v in module.__dict__.items() if isinstance(v, PackedWeights) or k == "_sbk_last_fallback"]:
-        del module.__dict__[key]
+    for key, value in list(module.__dict__.items()):
+        if isinstance(value, PackedWeights) or key in ("_sbk_last_fallback", "_sbk_compute"):
+            del module.__dict__[key]
 
 
 def restore(model: Model) -> Model:

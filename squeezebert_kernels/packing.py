@@ -28,21 +28,28 @@ class PackedWeights:
         # One attribute, so that a thread never sees the stamps of one state and the buffer of another.
         self._state: tuple[list[tuple[object, ...] | None], Tensor] | None = None
 
-    def get(self, weights: Sequence[Tensor], groups: Sequence[int], num_heads: int = 0) -> Tensor | None:
-        """The packed weights, or None where the op has to pack on its own: not a CPU kernel dtype, or while tracing."""
-        if torch.compiler.is_compiling() or any(
-            w.device.type != "cpu" or w.dtype not in ops.PACKED_FROM or type(w) not in (torch.nn.Parameter, Tensor)
-            for w in weights
-        ):
+    def get(
+        self, weights: Sequence[Tensor], groups: Sequence[int], num_heads: int = 0, dtype: str = "float32"
+    ) -> Tensor | None:
+        """The weights packed for ``dtype``, or None where the op has to pack on its own (no CPU kernels for them).
+
+        While tracing, packing becomes part of the graph: slower, but never stale.
+        """
+        if any(w.device.type not in ("cpu", "meta") or w.dtype not in ops.PACKED_FROM for w in weights):
             return None
-        stamps = [_stamp(w) for w in weights]
+        if torch.compiler.is_compiling():
+            return None if dtype == "float32" else ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)
+        if any(w.device.type != "cpu" or type(w) not in (torch.nn.Parameter, Tensor) for w in weights):
+            return None
+        stamps: list[tuple[object, ...] | None] = [_stamp(w) for w in weights]
+        stamps.append((dtype,))
         if self._state is not None and None not in stamps:
             known, packed = self._state
             if known == stamps and ops.packed_is_current(weights, packed):
                 return packed
         # Under inference_mode the buffer would become an inference tensor, which autograd refuses later.
         with torch.inference_mode(False), torch.no_grad():
-            packed = ops.pack(weights, groups, num_heads=num_heads)
+            packed = ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)
         self._state = (stamps, packed)
         return packed
 

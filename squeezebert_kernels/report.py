@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from .modules import (
     GroupedPointwiseConv2d,
     LayerParts,
     activation_name,
+    compute_dtype,
     why_no_kernel,
     why_not_fused,
     why_not_pointwise,
@@ -27,12 +28,18 @@ MIN_GROUP_CHANNELS = 4
 
 @dataclass(frozen=True)
 class Entry:
-    """One part of a model: ``state`` is "fused", "kernel" (a convolution on its own), "partly" or "fallback"."""
+    """One part of a model.
+
+    ``state`` is "fused", "kernel" (a convolution on its own), "partly" or "fallback"; ``dtype`` is what its kernels
+    multiply in, "" where none run; ``module`` is the part itself.
+    """
 
     name: str
     kind: str
     state: str
-    reason: str = ""
+    reason: str
+    dtype: str
+    module: nn.Module = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,9 @@ class Report:
             f"{self.model}: {len(self.fused)} of {len(self.entries)} parts on the kernels "
             f"(ISA {self.isa}, {self.threads} threads, {self.packed_bytes / 2**20:.1f} MiB packed)"
         )
-        rows = [("part", "kind", "runs", "why")] + [(e.name, e.kind, e.state, e.reason) for e in self.entries]
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        rows = [("part", "kind", "runs", "dtype", "why")]
+        rows += [(e.name, e.kind, e.state, e.dtype, e.reason) for e in self.entries]
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
         return "\n".join([head, *lines]) if self.entries else head + "\nnothing in this model is for the kernels"
 
@@ -76,22 +84,23 @@ def conv_reason(conv: Any) -> str | None:
     return reason or why_no_kernel(conv.weight)
 
 
+def _entry(name: str, kind: str, state: str, module: nn.Module, reason: str | None) -> Entry:
+    return Entry(name, kind, state, reason or "", "" if state == "fallback" else compute_dtype(module), module)
+
+
 def _layer_entry(name: str, kind: str, layer: Any, parts: LayerParts | None, reason: str | None) -> Entry:
     if reason is None and parts is not None:
         reason = why_not_fused(parts) or why_no_kernel(parts.query.weight)
+    if reason is None and layer.__dict__.get("_sbk_last_fallback") is not None:
+        reason = f"in the last call: {layer.__dict__['_sbk_last_fallback']}"
     if reason is not None:
-        return Entry(name, kind, "fallback", reason)
+        return _entry(name, kind, "fallback", layer, reason)
     assert parts is not None
-    last = layer.__dict__.get("_sbk_last_fallback")
-    if last is not None:
-        return Entry(name, kind, "fallback", f"in the last call: {last}")
     if activation_name(parts.activation) is None:
-        return Entry(
-            name, kind, "partly", f"activation {type(parts.activation).__name__} is not fused: a pass of its own"
-        )
-    if parts.query.weight.dtype != torch.float32:
-        return Entry(name, kind, "fused", f"{parts.query.weight.dtype} weights, computed in float32")
-    return Entry(name, kind, "fused")
+        reason = f"activation {type(parts.activation).__name__} is not fused: a pass of its own"
+        return _entry(name, kind, "partly", layer, reason)
+    dtype = parts.query.weight.dtype
+    return _entry(name, kind, "fused", layer, None if dtype == torch.float32 else f"weights kept in {dtype}")
 
 
 def _entries(model: nn.Module) -> Iterator[Entry]:
@@ -120,9 +129,10 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
             yield _layer_entry(name, "SqueezeBERT layer", module, LayerParts.of_squeezebert(module), None)
         elif isinstance(module, (GroupedPointwiseConv1d, GroupedPointwiseConv2d)):
             reason = conv_reason(module)
-            yield Entry(name, "grouped 1x1 conv", "fallback" if reason else "kernel", reason or "")
+            yield _entry(name, "grouped 1x1 conv", "fallback" if reason else "kernel", module, reason)
         elif type(module) in (nn.Conv1d, nn.Conv2d) and module.groups > 1 and why_not_pointwise(module) is None:
-            yield Entry(name, "grouped 1x1 conv", "fallback", conv_reason(module) or "not optimized: call optimize()")
+            reason = conv_reason(module) or "not optimized: call optimize()"
+            yield _entry(name, "grouped 1x1 conv", "fallback", module, reason)
 
 
 def _host_reason(module: nn.Module) -> str | None:
