@@ -124,12 +124,17 @@ struct ConvReference {
   }
 };
 
-// LayerNorm. The longest chain of a sum is counted for four running sums of `lanes` each (kernels/rowwise.h). An error
-// of the mean must be of second order: with eps = 1e-12, one of first order makes a row of equal values anything but
-// beta.
+// The relative error of a sum over n channels, by the longest chain of additions that a value goes through: four
+// running sums of `lanes` each, then those (kernels/rowwise.h).
+inline double sum_error(int64_t n, int64_t lanes) {
+  return static_cast<double>(n / (4 * lanes) + 2 * lanes + 6) * kUnit;
+}
+
+// LayerNorm. An error of the mean must be of second order: with eps = 1e-12, one of first order makes a row of equal
+// values anything but beta.
 inline Reals layer_norm(const Reals& x, const float* gamma, const float* beta, double eps, int64_t lanes) {
   const int64_t n = x.cols();
-  const double chain = static_cast<double>(n / (4 * lanes) + 2 * lanes + 6), sum_error = chain * kUnit;
+  const double relative = sum_error(n, lanes);
   Reals y(x.rows(), n);
   for (int64_t r = 0; r < x.rows(); r++) {
     double mean = 0, size = 0, carried = 0;
@@ -144,7 +149,7 @@ inline Reals layer_norm(const Reals& x, const float* gamma, const float* beta, d
       variance += d * d / static_cast<double>(n);
       spread += std::fabs(d) / static_cast<double>(n);
     }
-    const double mean_error = carried + sum_error * (spread + sum_error * size);
+    const double mean_error = carried + relative * (spread + relative * size);
     const auto deviation_error = [&](int64_t c) {
       return x.at(r, c).error + mean_error + 3 * kUnit * std::fabs(x.at(r, c).value - mean);
     };
@@ -152,7 +157,7 @@ inline Reals layer_norm(const Reals& x, const float* gamma, const float* beta, d
       const double d = std::fabs(x.at(r, c).value - mean), e = deviation_error(c);
       variance_error += (2 * d * e + e * e) / static_cast<double>(n);
     }
-    variance_error += 2 * sum_error * (variance + variance_error) + sum_error * sum_error * sum_error * size * size;
+    variance_error += 2 * relative * (variance + variance_error) + relative * relative * relative * size * size;
     const double rstd = 1 / std::sqrt(variance + eps);
     const double highest = 1 / std::sqrt(std::max(variance - variance_error, 0.0) + eps);
     const double rstd_error = (highest - rstd) + 4 * kUnit * highest;
