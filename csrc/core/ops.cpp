@@ -90,7 +90,6 @@ void conv_blocks(const KernelTable& table, const Conv& conv, int64_t first_block
     const int64_t offset = column - first_block * w.block;
     (low ? low->conv : table.conv)({.x = x.data + group * x.group_units,
                                     .ldx = x.stride,
-                                    .x_scale = x.scale ? x.scale + group * x.scale_stride : nullptr,
                                     .panels = w.block_values(b),
                                     .bias = conv.bias ? conv.bias + column : nullptr,
                                     .residual = residual.data ? residual.data + offset : nullptr,
@@ -100,7 +99,8 @@ void conv_blocks(const KernelTable& table, const Conv& conv, int64_t first_block
                                     .rows = rows,
                                     .k = w.k,
                                     .n = w.block,
-                                    .activation = activation});
+                                    .activation = activation,
+                                    .x_scale = x.scale ? x.scale + group * x.scale_stride : nullptr});
   }
 }
 

@@ -32,8 +32,9 @@ struct ConvTile {
     const int64_t tail = columns - (NV - 1) * V::lanes;  // columns in the last vector
     const auto is_partial = [&](int j) SBK_INLINE_LAMBDA { return j == NV - 1 && tail < V::lanes; };
     const auto load_bias = [&](int j) SBK_INLINE_LAMBDA {
+      if (!p.bias) return V::zero();
       const float* bias = p.bias + t.column + j * V::lanes;
-      return !p.bias ? V::zero() : is_partial(j) ? V::load_partial(bias, tail) : V::load(bias);
+      return is_partial(j) ? V::load_partial(bias, tail) : V::load(bias);
     };
 
     Tile<E, MR, NV> acc;

@@ -1,9 +1,9 @@
 // The contract of every kernel, beside its arguments. One KernelTable per ISA tier drives dispatch, tests and benchmarks.
 //
 // All kernels are stateless: they allocate nothing, spawn nothing, lock nothing, and may run on any number of threads with
-// distinct outputs. Strides are in floats. Pointers need the alignment of a float only (packed panels: 64 bytes).
+// distinct outputs. Strides are in floats. Pointers need the alignment of a float only.
 // Outputs never overlap inputs unless a kernel says so. Preconditions are the caller's duty (core/ops.cpp checks them);
-// sizes may be 0. NaN and infinity propagate as in the formulas.
+// sizes may be 0, but for attention's keys. NaN and infinity propagate as in the formulas.
 //
 // A result depends on the values alone, never on how rows are split between calls: each element is one chain of
 // multiply-adds in the order of K.
@@ -35,7 +35,6 @@ struct EncodeArgs {
 struct ConvArgs {
   const void* x;         // [rows][ceil(k / per)] units
   int64_t ldx;           // units between rows of x
-  const float* x_scale;  // [rows], int8 only: of encode
   const void* panels;    // w of this block of columns, packed for this tier: core/packed.h has the equation
   const float* bias;      // [n] or null
   const float* residual;  // [rows][n] or null; may be y itself
@@ -44,6 +43,7 @@ struct ConvArgs {
   int64_t ldy;
   int64_t rows, k, n;     // k in values
   Activation activation;  // not together with a residual
+  const float* x_scale = nullptr;  // [rows], int8 only: of encode
 };
 
 // y[r] = (x[r] - mean) / sqrt(variance + eps) * gamma + beta over the n channels; variance divides by n. y may be x.

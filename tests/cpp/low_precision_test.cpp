@@ -152,7 +152,6 @@ void run(const sbk::KernelTable& table, Compute compute, const Case& c) {
 
   low.conv({.x = encoded.data(),
             .ldx = encoded.stride(),
-            .x_scale = scale.data(),
             .panels = panels.data(),
             .bias = c.bias ? bias.data() : nullptr,
             .residual = c.residual ? residual.data() : nullptr,
@@ -162,7 +161,8 @@ void run(const sbk::KernelTable& table, Compute compute, const Case& c) {
             .rows = c.rows,
             .k = c.k,
             .n = c.n,
-            .activation = c.activation});
+            .activation = c.activation,
+            .x_scale = scale.data()});
 
   Reals expected(c.rows, c.n);
   for (int64_t r = 0; r < c.rows; r++) {
@@ -229,8 +229,7 @@ TEST(nan_and_infinity_poison_their_row) {
       sbk::pack(table, weight, 0, section.data(), sbk::serial(), Compute::int8);
       low.conv({.x = encoded.data(),
                 .ldx = units,
-                .x_scale = scale.data(),
-                .panels = reinterpret_cast<const sbk::PackedHeader*>(section.data())->values(),
+                    .panels = reinterpret_cast<const sbk::PackedHeader*>(section.data())->values(),
                 .bias = nullptr,
                 .residual = nullptr,
                 .ldr = 0,
@@ -239,7 +238,8 @@ TEST(nan_and_infinity_poison_their_row) {
                 .rows = rows,
                 .k = k,
                 .n = n,
-                .activation = Activation::none});
+                .activation = Activation::none,
+                .x_scale = scale.data()});
       for (int64_t c = 0; c < n; c++) {
         CHECK(std::isfinite(y.at(0, c)));
         CHECK(std::isnan(y.at(1, c)));

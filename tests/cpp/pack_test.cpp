@@ -71,7 +71,7 @@ void check_layout(const sbk::KernelTable& t, int64_t n, int64_t k, int64_t group
   bool equal = true;
   const int64_t vectors = (block + t.lanes - 1) / t.lanes;
   for (int64_t b = 0; b < n / block; b++) {
-    const float* value = header.values() + b * vectors * t.lanes * k;
+    const int32_t* value = header.values() + b * vectors * t.lanes * k;
     CHECK_EQ(value, header.block_values(b));
     int64_t first = 0;
     for (const int64_t width : panel_widths(vectors, t.tile_vectors)) {
@@ -80,7 +80,8 @@ void check_layout(const sbk::KernelTable& t, int64_t n, int64_t k, int64_t group
         for (int64_t lane = 0; lane < width * t.lanes; lane++) {
           const int64_t column = first * t.lanes + lane;
           const float want = column < block ? w[(b * block + column) * k + step] : 0.0f;
-          equal = equal && value[first * t.lanes * k + step * width * t.lanes + lane] == want;
+          const int32_t unit = value[first * t.lanes * k + step * width * t.lanes + lane];
+          equal = equal && std::bit_cast<float>(unit) == want;
         }
       }
       first += width;
@@ -133,7 +134,7 @@ void check_all_values(const sbk::KernelTable& table, WeightType type, int expone
   const Weight weight{w.data(), type, 1, 65536, 1};
   const Section section(table, weight, 0, sbk::serial(), Flush::end);
   for (int64_t i = 0; i < 65536; i++) {
-    const float got = section.header().values()[i * table.lanes];
+    const float got = std::bit_cast<float>(section.header().values()[i * table.lanes]);
     const int exponent = static_cast<int>(i >> mantissa_bits) & ((1 << exponent_bits) - 1);
     const int mantissa = static_cast<int>(i) & ((1 << mantissa_bits) - 1);
     const double sign = i >> 15 ? -1 : 1, fraction = std::ldexp(mantissa, -mantissa_bits);
@@ -252,10 +253,12 @@ TEST(foreign_buffers_are_rejected) {
   for (const Weight& shape : shapes) CHECK(!accepts(table, shape, 0, good.buffer.data(), bytes));
   CHECK(!accepts(table, weight, 0, good.buffer.data(), bytes));
 
-  // Every field of the header damaged in turn, bit by bit; the reserved bytes and the fingerprint are not its business.
+  // Every field of the header damaged in turn, bit by bit; the reserved bytes and the fingerprint are not its business,
+  // and another compute may be as good.
   Buffer damaged(bytes / 4, Flush::end, 64);
   auto* raw = reinterpret_cast<unsigned char*>(damaged.data());
   for (size_t byte = 0; byte < sizeof(PackedHeader); byte++) {
+    if (byte == offsetof(PackedHeader, compute)) continue;
     if (byte >= offsetof(PackedHeader, reserved) && byte < offsetof(PackedHeader, n)) continue;
     if (byte >= offsetof(PackedHeader, fingerprint) && byte < offsetof(PackedHeader, bytes)) continue;
     for (int bit = 0; bit < 8; bit++) {
