@@ -1,0 +1,10 @@
+"""What ``squeezebert-kernels bench`` is made of.
+
+workload     models, shapes, inputs, and how much work they are
+contestants  everything that is timed: ours and what a user would pick instead
+native       peaks of this machine, from the compiled benchmark library
+runner       checks every contestant, then times them in turns
+memory       peak memory of one contestant in a process of its own
+results      machine facts, JSON, tables
+plots        bar charts and a roofline
+"""
