@@ -17,6 +17,7 @@ from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
 from .modules import LayerParts, fused_or_reason, remember_fallback
+from .padding import run_unpadded
 
 try:
     from transformers.utils.output_capturing import _active_collector
@@ -52,8 +53,11 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
             for layer in self.layers:
                 remember_fallback(layer, "attention scores or a head mask were asked for")
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
-        all_hidden_states = [hidden_states]
-        for layer in self.layers:
+        skipped = None
+        if all(squeezebert_layer_reason(layer) is None for layer in self.layers):
+            skipped = run_unpadded(self, self.layers, LayerParts.of_squeezebert, hidden_states, attention_mask)
+        all_hidden_states = skipped or [hidden_states]
+        for layer in () if skipped else self.layers:
             reason = squeezebert_layer_reason(layer)
             fused = None
             if reason is None:
@@ -65,6 +69,7 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
                 fused = outputs["feature_map"].permute(0, 2, 1)
             hidden_states = fused
             all_hidden_states.append(hidden_states)
+        hidden_states = all_hidden_states[-1]
         wanted = tuple(all_hidden_states) if options.get("output_hidden_states") else None
         if not options.get("return_dict", True):
             return (hidden_states,) if wanted is None else (hidden_states, wanted)

@@ -22,7 +22,8 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from .checkpoints import check_loaded, explain_mismatch, read_shapes, weight_files
 from .configuration import SqueezeBertConfig, check_config
 from .inputs import additive_mask, check_inputs, has_values, reject_head_mask
-from .modules import GroupedPointwiseConv1d, try_fused_layer
+from .modules import GroupedPointwiseConv1d, LayerParts, try_fused_layer
+from .padding import run_unpadded
 
 __all__ = [
     "SqueezeBertEmbeddings",
@@ -224,9 +225,13 @@ class SqueezeBertEncoder(nn.Module):
         return_dict: bool = True,
     ) -> BaseModelOutput | tuple[Any, ...]:
         """Run the layers on [batch, length, channels] with an additive mask (see `SqueezeBertSelfAttention`)."""
-        states: list[Tensor] = [hidden_states]
+        skipped = None
+        if not output_attentions:
+            skipped = run_unpadded(self, self.layers, LayerParts.of_squeezebert, hidden_states, attention_mask)
+        states: list[Tensor] = skipped or [hidden_states]
+        hidden_states = states[-1]
         scores: list[Tensor] = []
-        for layer in self.layers:
+        for layer in () if skipped else self.layers:
             result = layer(hidden_states, attention_mask, output_attentions)
             if output_attentions:
                 result, layer_scores = result

@@ -185,6 +185,15 @@ def _only_collects_attentions(hook: Any) -> bool:
     return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling ``module`` does more than its forward."""
+    for name in _HOOKS:
+        hooks = module.__dict__.get(name)
+        if hooks and not all(_only_collects_attentions(hook) for hook in hooks.values()):
+            return True
+    return False
+
+
 def why_no_kernel(x: Tensor) -> str | None:
     """Why no kernel computes on tensors like ``x``; None if one does."""
     if x.device.type not in ("cpu", "meta"):
@@ -216,10 +225,8 @@ def why_not_fused(parts: LayerParts) -> str | None:
         if norm.weight is None or norm.bias is None:
             return "a layer norm has no weight or bias"
     for child in parts.children():
-        for name in _HOOKS:
-            hooks = child.__dict__.get(name)
-            if hooks and not all(_only_collects_attentions(hook) for hook in hooks.values()):
-                return f"{type(child).__name__} has hooks"
+        if has_hooks(child):
+            return f"{type(child).__name__} has hooks"
         if "forward" in child.__dict__:
             return f"{type(child).__name__}.forward is patched"
     for container in parts.containers:
@@ -267,12 +274,18 @@ def _packed(layer: nn.Module, name: str) -> PackedWeights:
     return packed
 
 
-def fused_layer(layer: nn.Module, parts: LayerParts, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+def fused_layer(
+    layer: nn.Module,
+    parts: LayerParts,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None,
+    offsets: Tensor | None = None,
+) -> Tensor:
     """One encoder layer by the fused kernels; the caller made sure that ``why_not_fused(parts)`` is None.
 
     Args:
         layer: keeps the packed weights.
-        hidden_states: token-major, [B, S, C].
+        hidden_states: token-major, [B, S, C]; [T, C] with ``offsets``, as :func:`ops.attention_block` has it.
         attention_mask: additive, broadcastable to [B, H, S, S], or None.
     """
     dtype = compute_dtype(layer)
@@ -281,6 +294,7 @@ def fused_layer(layer: nn.Module, parts: LayerParts, hidden_states: Tensor, atte
     context = ops.attention_block(
         hidden_states, q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, attention_mask,
         num_heads=parts.num_heads, q_groups=qkv_groups[0], k_groups=qkv_groups[1], v_groups=qkv_groups[2],
+        offsets=offsets,
         packed=_packed(layer, "_sbk_attention").get(
             [q.weight, k.weight, v.weight], qkv_groups, parts.num_heads, dtype
         ),

@@ -48,7 +48,7 @@ _library.define(
 _library.define(
     "attention_block(Tensor x, Tensor q_weight, Tensor? q_bias, Tensor k_weight, Tensor? k_bias, Tensor v_weight, "
     "Tensor? v_bias, Tensor? attention_mask, int num_heads, int q_groups=1, int k_groups=1, int v_groups=1, "
-    "Tensor? packed=None) -> Tensor",
+    "Tensor? packed=None, Tensor? offsets=None) -> Tensor",
     tags=_NEEDS_FIXED_STRIDES,
 )
 _library.define(
@@ -226,19 +226,23 @@ def attention_block(
     k_groups: int = 1,
     v_groups: int = 1,
     packed: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """Self-attention up to its output projection: projections, ``softmax(q k^T / sqrt(d) + mask)``, times v.
 
     Args:
-        x: [B, S, C].
+        x: [B, S, C]; with ``offsets`` [T, C].
         q_weight, k_weight, v_weight: [H*d, C/groups]; q_bias, k_bias, v_bias: [H*d] or None.
         attention_mask: additive, broadcastable to [B, H, S, S] (e.g. [B, 1, 1, S]), or boolean (True: attend), or None.
         num_heads: H, divides the output channels.
         q_groups, k_groups, v_groups: groups of the three convs.
+        offsets: int64 CPU tensor [B + 1], ascending from 0 to T: sequence b is rows offsets[b] to offsets[b + 1] of x.
+            For batches without padding; ``attention_mask`` is then that of the padded batch, of which a sequence of n
+            tokens uses the first n rows and columns. No gradients.
         packed: ``pack([q_weight, k_weight, v_weight], [q_groups, k_groups, v_groups], num_heads=H)`` or None.
 
     Returns:
-        The context, [B, S, H*d], contiguous.
+        The context, [B, S, H*d] or [T, H*d], contiguous.
     """
     if isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.bool and isinstance(x, Tensor):
         lowest = torch.finfo(x.dtype).min
@@ -246,9 +250,11 @@ def attention_block(
     tensors = (x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask)
     names = ("x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask")
     _check_dtypes(dict(zip(names, tensors)), "x")
-    _check_attention(*tensors, num_heads, q_groups, k_groups, v_groups)
+    _check_attention(*tensors, num_heads, q_groups, k_groups, v_groups, offsets)
     validation.check_packed(packed)
-    if attention_mask is not None and attention_mask.shape[-1] != x.shape[1]:  # 1: the same for every key
+    if offsets is not None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        raise ValueError("offsets has no gradient: call it under torch.no_grad() or pass the padded batch")
+    if offsets is None and attention_mask is not None and attention_mask.shape[-1] != x.shape[1]:  # 1: for every key
         tensors = (*tensors[:-1], attention_mask.expand(*attention_mask.shape[:-1], x.shape[1]))
     return _run(
         _ops.attention_block.default,
@@ -256,8 +262,14 @@ def attention_block(
         tensors,
         (1, 3, 5),
         lambda op, t: op(
-            *t, num_heads=num_heads, q_groups=q_groups, k_groups=k_groups, v_groups=v_groups, packed=packed
-        ),
+            *t,
+            num_heads=num_heads,
+            q_groups=q_groups,
+            k_groups=k_groups,
+            v_groups=v_groups,
+            packed=packed,
+            offsets=offsets,
+        ),  # fmt: skip
     )
 
 
@@ -345,16 +357,24 @@ def _check_norm(x: Tensor, residual: Tensor, weight: Tensor, norms: dict[str, Te
         validation.check_shape(name, t, [weight.shape[0]])
 
 
-def _check_attention(x: Tensor, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups) -> None:
-    if x.dim() != 3:
-        raise ValueError(f"x must be [batch, sequence, channels], got shape {list(x.shape)}")
+def _check_attention(
+    x: Tensor, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups, offsets=None
+) -> None:
+    if x.dim() != (3 if offsets is None else 2):
+        expected = "[batch, sequence, channels]" if offsets is None else "[tokens, channels] with offsets"
+        raise ValueError(f"x must be {expected}, got shape {list(x.shape)}")
+    validation.check_offsets(offsets)
     for prefix, w, b, g in (("q_", q_w, q_b, q_groups), ("k_", k_w, k_b, k_groups), ("v_", v_w, v_b, v_groups)):
         if w.dim() > 0 and w.shape[0] != q_w.shape[0]:
             raise ValueError(f"{prefix}weight has {w.shape[0]} output channels, but q_weight has {q_w.shape[0]}")
         validation.check_conv(x, w, b, g, prefix=prefix)
     validation.check_heads(num_heads, q_w.shape[0])
-    if mask is not None:
+    if mask is None:
+        return
+    if offsets is None:
         validation.check_mask(mask, x.shape[0], num_heads, x.shape[1])
+    else:
+        validation.check_mask(mask, offsets.shape[0] - 1, num_heads, mask.shape[-1] if mask.dim() else 0)
 
 
 def _check_post_attention(
@@ -394,12 +414,13 @@ def _(x, weight, bias, residual, norm_weight, norm_bias, groups=1, eps=1e-12, pa
 @torch.library.register_fake(f"{_NAMESPACE}::attention_block", lib=_library)
 def _(
     x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask, num_heads,
-    q_groups=1, k_groups=1, v_groups=1, packed=None,
+    q_groups=1, k_groups=1, v_groups=1, packed=None, offsets=None,
 ):  # fmt: skip
     _check_attention(
-        x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask, num_heads, q_groups, k_groups, v_groups
-    )
-    return x.new_empty((x.shape[0], x.shape[1], v_weight.shape[0]))
+        x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask, num_heads, q_groups, k_groups,
+        v_groups, offsets,
+    )  # fmt: skip
+    return x.new_empty((*x.shape[:-1], v_weight.shape[0]))
 
 
 @torch.library.register_fake(f"{_NAMESPACE}::post_attention_block", lib=_library)
@@ -457,7 +478,9 @@ def _conv_layer_norm_gradient(grad, inputs, needs):
 
 
 def _attention_gradient(grad, inputs, needs):
-    x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, *groups, _ = inputs
+    x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, *groups, _, offsets = inputs
+    if offsets is not None:
+        raise NotImplementedError("attention_block has no gradient with offsets")
     dx, (q, k, v), dmask = gradients.attention_backward(
         grad, x, (q_w, k_w, v_w), (q_b, k_b, v_b), mask, num_heads, groups,
         needs[0], (needs[1], needs[3], needs[5]), (needs[2], needs[4], needs[6]),

@@ -10,6 +10,7 @@ from torch import nn
 
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .packing import PackedWeights
+from .padding import set_skip_padding
 from .report import Report, conv_reason, report
 
 __all__ = ["Report", "disable", "enable", "optimize", "report", "restore"]
@@ -51,7 +52,12 @@ def _plan(model: nn.Module) -> list[tuple[nn.Module, type]]:
 
 
 def optimize(
-    model: Model, *, dtype: torch.dtype | None = None, quantization: str | None = None, strict: bool = False
+    model: Model,
+    *,
+    dtype: torch.dtype | None = None,
+    quantization: str | None = None,
+    strict: bool = False,
+    skip_padding: bool = False,
 ) -> Model:
     """Puts the kernels under ``model``, in place: its state dict, hooks and configuration stay as they are.
 
@@ -67,13 +73,16 @@ def optimize(
         quantization: "int8": weights symmetric per output channel, activations per token on the fly, in the layers
             and convolutions that the kernels run, embeddings and heads excepted. None otherwise.
         strict: raise instead of falling back.
+        skip_padding: compute only the real tokens of a padded batch, in SqueezeBERT encoders on a CPU without gradients;
+            hidden states of padding are 0 then, where transformers has values that nobody uses.
 
     Returns:
         ``model`` itself.
 
     Raises:
         TypeError: ``model`` is not a module, ``dtype`` not a torch.dtype.
-        ValueError: ``dtype`` or ``quantization`` has no kernels, or both are given; nothing in ``model`` is for the kernels.
+        ValueError: ``dtype`` or ``quantization`` has no kernels, or both are given; nothing in ``model`` is for the
+            kernels.
         RuntimeError: ``strict``, and some part would fall back; ``model`` is as it was.
     """
     if not isinstance(model, nn.Module):
@@ -108,6 +117,9 @@ def optimize(
             _convert(model, dtype)
         for entry in found.entries:
             entry.module.__dict__["_sbk_compute"] = compute
+        for module in model.modules():
+            if type(module).__name__ in ("FusedSqueezeBertEncoder", "SqueezeBertEncoder"):
+                set_skip_padding(module, skip_padding)
     except BaseException:
         for module in changed:
             _restore_class(module)
@@ -130,7 +142,7 @@ def _restore_class(module: nn.Module) -> None:
     if original is not None:
         module.__class__ = original
     for key, value in list(module.__dict__.items()):
-        if isinstance(value, PackedWeights) or key in ("_sbk_last_fallback", "_sbk_compute"):
+        if isinstance(value, PackedWeights) or key in ("_sbk_last_fallback", "_sbk_compute", "_sbk_skip_padding"):
             del module.__dict__[key]
 
 

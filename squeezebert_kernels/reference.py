@@ -7,6 +7,7 @@ autograd through them is torch's own. Shapes use ``B`` batch, ``S`` sequence len
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -104,12 +105,23 @@ def attention_block(
     k_groups: int = 1,
     v_groups: int = 1,
     packed: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
-    """Context of self-attention, before the output projection: [B, S, C] -> [B, S, C]."""
+    """Context of self-attention, before the output projection: [B, S, C] -> [B, S, C]; [T, C] with ``offsets``."""
     q = grouped_pointwise_conv(x, q_weight, q_bias, groups=q_groups)
     k = grouped_pointwise_conv(x, k_weight, k_bias, groups=k_groups)
     v = grouped_pointwise_conv(x, v_weight, v_bias, groups=v_groups)
-    return attention_context(q, k, v, attention_mask, num_heads)
+    if offsets is None:
+        return attention_context(q, k, v, attention_mask, num_heads)
+    parts = []
+    bounds = offsets.tolist()
+    for b, (first, last) in enumerate(pairwise(bounds)):
+        mask = None
+        if attention_mask is not None:
+            full = attention_mask.expand(len(bounds) - 1, num_heads, -1, attention_mask.shape[-1])
+            mask = full[b : b + 1, :, : last - first, : last - first]
+        parts.append(attention_context(*(t[None, first:last] for t in (q, k, v)), mask, num_heads)[0])
+    return torch.cat(parts)
 
 
 def post_attention_block(

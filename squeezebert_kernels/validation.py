@@ -102,6 +102,16 @@ def check_mask(mask: Tensor, batch: int, num_heads: int, length: int) -> None:
         )
 
 
+def check_offsets(offsets: Tensor | None) -> None:
+    """``offsets`` is an int64 CPU vector of at least one element. Its values are checked by the kernel."""
+    if offsets is None:
+        return
+    if not isinstance(offsets, Tensor):
+        raise TypeError(f"offsets must be a torch.Tensor, got {type(offsets).__name__}")
+    if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.shape[0] < 1:
+        raise ValueError(f"offsets must be an int64 tensor [batch + 1], got {offsets.dtype} {_shape(offsets)}")
+
+
 def check_packed(packed: Tensor | None) -> None:
     """``packed`` looks like a result of ``ops.pack``: 1-D and uint8. Its content is checked by the kernel."""
     if packed is None:

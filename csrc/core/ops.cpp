@@ -163,16 +163,13 @@ void grouped_pointwise_conv_layer_norm(const KernelTable& table, const Parallel&
 }
 
 void attention_block(const KernelTable& table, const Parallel& parallel, const AttentionBlock& block, Input x,
-                     int64_t batch, int64_t length, const AttentionMask& mask, Output context) {
-  const int64_t heads = block.num_heads, d = block.query.out_channels() / heads, rows = batch * length;
+                     const Sequences& sequences, const AttentionMask& mask, Output context) {
+  const int64_t heads = block.num_heads, d = block.query.out_channels() / heads, rows = sequences.rows();
   if (rows == 0) return;
   // The products of attention itself are bf16 where the projections are less than fp32 and the tier can multiply bf16.
   const bool half = !block.query.weight->is(Compute::float32) && table.attention_bfloat16 != nullptr;
   const int64_t per = half ? 2 : 1, d_units = divide_up(d, per);
   const int64_t ld = round_up(d, table.lanes);
-  // A cache line more than needed: see score_stride in kernels/attention.h.
-  const int64_t ldk = round_up(length, table.lanes) + 16;
-  const int64_t scratch = table.attention_scratch(length, d);
 
   // x is encoded once for all heads, and once for all of q, k and v where their groups are the same.
   const Conv* convs[3] = {&block.query, &block.key, &block.value};
@@ -203,8 +200,14 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
     operands[i] = encoder.operand(x);
   }
 
-  parallel_for(parallel, batch * heads, [&](int64_t task) {
-    const int64_t b = task / heads, h = task % heads;
+  // Head-major: a thread's neighbouring tasks share a head's weights, and threads share sequences of any lengths evenly.
+  parallel_for(parallel, heads * sequences.batch, [&](int64_t task) {
+    const int64_t h = task / sequences.batch, b = task % sequences.batch;
+    const int64_t first = sequences.offsets[b], length = sequences.length(b);
+    if (length == 0) return;
+    // A cache line more than needed: see score_stride in kernels/attention.h.
+    const int64_t ldk = round_up(length, table.lanes) + 16;
+    const int64_t scratch = table.attention_scratch(length, d);
     Workspace& workspace = Workspace::of_task();
     // The last row of v is read up to whole vectors, which ld covers.
     workspace.reserve(2 * length * ld + d_units * ldk + scratch + (half ? length * (d_units + ld) : 0), 6);
@@ -214,7 +217,7 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
     const auto project = [&](int i, Output y) {
       const Conv& conv = *convs[i];
       const int64_t per_head = d / conv.weight->block;
-      conv_blocks(table, conv, h * per_head, (h + 1) * per_head, operands[i].from(b * length), length, Activation::none,
+      conv_blocks(table, conv, h * per_head, (h + 1) * per_head, operands[i].from(first), length, Activation::none,
                   {nullptr, 0}, y);
     };
     // Rows of d floats as rows of bf16 units, in place of nothing where products are fp32.
@@ -244,7 +247,7 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
          .ldv = ld,
          .mask = mask.data ? mask.data + b * mask.stride[0] + h * mask.stride[1] : nullptr,
          .mask_row_stride = mask.stride[2],
-         .context = context.row(b * length) + h * d,
+         .context = context.row(first) + h * d,
          .ldc = context.stride,
          .scratch = workspace.take(scratch),
          .rows = length,

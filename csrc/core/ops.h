@@ -56,10 +56,20 @@ struct AttentionBlock {
   int64_t num_heads;
 };
 
-// context = attention of x with itself. x is [batch * length][in_channels], context [batch * length][out_channels]; no
-// overlap. One task per sequence and head: projections, softmax(q k^T / sqrt(d) + mask), times v.
+// Sequences that follow each other in the rows of a matrix: sequence b is rows [offsets[b], offsets[b + 1]). offsets[0] = 0,
+// ascending. The sequences of a padded batch may all have its length, or only their real tokens.
+struct Sequences {
+  int64_t batch;
+  const int64_t* offsets;  // [batch + 1]
+
+  int64_t rows() const { return offsets[batch]; }
+  int64_t length(int64_t b) const { return offsets[b + 1] - offsets[b]; }
+};
+
+// context = attention of every sequence of x with itself. x is [rows][in_channels], context [rows][out_channels]; no overlap.
+// One task per head and sequence: projections, softmax(q k^T / sqrt(d) + mask), times v.
 void attention_block(const KernelTable& table, const Parallel& parallel, const AttentionBlock& block, Input x,
-                     int64_t batch, int64_t length, const AttentionMask& mask, Output context);
+                     const Sequences& sequences, const AttentionMask& mask, Output context);
 
 struct PostAttentionBlock {
   Conv post, intermediate, output;

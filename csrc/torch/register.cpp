@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -214,10 +215,29 @@ Tensor grouped_pointwise_conv_layer_norm(const Tensor& x_, const Tensor& weight,
 Tensor attention_block(const Tensor& x_, const Tensor& q_weight, const OptionalTensor& q_bias_, const Tensor& k_weight,
                        const OptionalTensor& k_bias_, const Tensor& v_weight, const OptionalTensor& v_bias_,
                        const OptionalTensor& mask_, int64_t num_heads, int64_t q_groups, int64_t k_groups,
-                       int64_t v_groups, const OptionalTensor& packed) {
+                       int64_t v_groups, const OptionalTensor& packed, const OptionalTensor& offsets_) {
   const Float x(x_, "x");
-  STD_TORCH_CHECK(x_.dim() == 3, "x must be [batch, sequence, channels], got ", shape(x_));
-  const int64_t batch = x_.size(0), length = x_.size(1), n = q_weight.size(0);
+  STD_TORCH_CHECK(x_.dim() == (offsets_ ? 2 : 3), "x must be ",
+                  offsets_ ? "[tokens, channels] with offsets" : "[batch, sequence, channels]", ", got ", shape(x_));
+  std::vector<int64_t> offsets;
+  int64_t length = 0;
+  if (offsets_) {
+    STD_TORCH_CHECK(offsets_->is_cpu() && offsets_->scalar_type() == ScalarType::Long && offsets_->dim() == 1 &&
+                        offsets_->size(0) >= 1 && offsets_->is_contiguous(),
+                    "offsets must be a contiguous int64 CPU tensor [batch + 1]");
+    const auto* data = static_cast<const int64_t*>(offsets_->const_data_ptr());
+    offsets.assign(data, data + offsets_->size(0));
+    STD_TORCH_CHECK(offsets.front() == 0 && offsets.back() == x_.size(0), "offsets must go from 0 to the ", x_.size(0),
+                    " tokens of x, got ", offsets.front(), " to ", offsets.back());
+    for (size_t b = 1; b < offsets.size(); b++) {
+      STD_TORCH_CHECK(offsets[b] >= offsets[b - 1], "offsets must ascend, got ", offsets[b], " behind ", offsets[b - 1]);
+      length = std::max(length, offsets[b] - offsets[b - 1]);
+    }
+  } else {
+    length = x_.size(1);
+    for (int64_t b = 0; b <= x_.size(0); b++) offsets.push_back(b * length);
+  }
+  const int64_t batch = static_cast<int64_t>(offsets.size()) - 1, n = q_weight.size(0);
   check_heads(num_heads, n);
   check_heads(num_heads, k_weight.size(0));
   check_heads(num_heads, v_weight.size(0));
@@ -235,9 +255,11 @@ Tensor attention_block(const Tensor& x_, const Tensor& q_weight, const OptionalT
     mask_tensor = *mask_;
     STD_TORCH_CHECK(mask_->is_cpu() && mask_->scalar_type() == ScalarType::Float,
                     "attention_mask must be a float32 CPU tensor");
-    const int64_t dims = mask_->dim(), wanted[4] = {batch, num_heads, length, length};
-    STD_TORCH_CHECK(dims >= 1 && dims <= 4 && mask_->size(dims - 1) == length, "attention_mask ", shape(*mask_),
-                    " must end in the sequence length ", length);
+    const int64_t dims = mask_->dim();
+    // With offsets the mask may be that of the padded batch: longer than the longest sequence.
+    const int64_t columns = dims >= 1 ? mask_->size(dims - 1) : 0, wanted[4] = {batch, num_heads, columns, columns};
+    STD_TORCH_CHECK(dims >= 1 && dims <= 4 && (offsets_ ? columns >= length : columns == length), "attention_mask ",
+                    shape(*mask_), " must end in the sequence length ", length);
     if (length > 1 && mask_->stride(dims - 1) != 1) mask_tensor = torch::stable::contiguous(*mask_);
     for (int64_t i = 0; i + 1 < dims; i++) {
       const int64_t size = mask_tensor->size(i), to = 4 - dims + i;
@@ -251,8 +273,8 @@ Tensor attention_block(const Tensor& x_, const Tensor& q_weight, const OptionalT
   Tensor context = new_output(x.tensor, n);
   sbk::attention_block(
       table(), torch_parallel(),
-      {convs.with_bias(0, q_bias), convs.with_bias(1, k_bias), convs.with_bias(2, v_bias), num_heads}, x.matrix(), batch,
-      length, mask, {mutable_floats(context), n});
+      {convs.with_bias(0, q_bias), convs.with_bias(1, k_bias), convs.with_bias(2, v_bias), num_heads}, x.matrix(), {batch, offsets.data()},
+      mask, {mutable_floats(context), n});
   return context;
 }
 

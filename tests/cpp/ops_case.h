@@ -16,6 +16,17 @@
 
 namespace test {
 
+// `batch` sequences of one length.
+struct Uniform {
+  std::vector<int64_t> offsets;
+
+  Uniform(int64_t batch, int64_t length) {
+    for (int64_t b = 0; b <= batch; b++) offsets.push_back(b * length);
+  }
+  sbk::Sequences sequences() const { return {static_cast<int64_t>(offsets.size()) - 1, offsets.data()}; }
+};
+
+
 // A grouped conv [n][k] with random weights, in guarded memory that nobody may write to.
 struct RandomConv {
   int64_t n, k, groups;

@@ -92,7 +92,7 @@ void run_attention(const sbk::KernelTable& table, Random& random, const Attentio
   const Flush flush = any_end(random);
   Matrix x(rows, s.in, s.in + 3, flush), context(rows, s.channels, s.channels + random.below(2) * 9, flush);
   x.fill(random).freeze();
-  sbk::attention_block(table, sbk::serial(), attention.block(), input(x), s.batch, s.length, mask.mask,
+  sbk::attention_block(table, sbk::serial(), attention.block(), input(x), Uniform(s.batch, s.length).sequences(), mask.mask,
                        output(context));
   check_close(context, attention.expected(Reals(x), mask));
 }
@@ -223,7 +223,8 @@ TEST(nan_stays_in_its_row_and_sequence) {
     x.fill(random), residual.fill(random);
     x.at(bad, bad % channels) = std::numeric_limits<float>::quiet_NaN();
     sbk::post_attention_block(table, sbk::serial(), post.block(), input(x), input(residual), rows, output(y));
-    sbk::attention_block(table, sbk::serial(), attention.block(), input(x), 7, 10, mask.mask, output(context));
+    sbk::attention_block(table, sbk::serial(), attention.block(), input(x), Uniform(7, 10).sequences(), mask.mask,
+                         output(context));
     for (int64_t r = 0; r < rows; r++) {
       bool others_finite = true, row_nan = true;
       for (int64_t c = 0; c < channels; c++) {

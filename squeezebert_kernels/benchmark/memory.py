@@ -1,0 +1,85 @@
+"""Memory of one contestant, in a process of its own: ``python -m squeezebert_kernels.benchmark.memory KEY MODEL``.
+
+Prints one line of JSON: resident MiB after the imports, after the first two runs, and the highest ever. The stock model
+that a contestant is made from stays alive, as it would for a user who has loaded it; ONNX runtimes get a file made before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .contestants import Contestant
+from .workload import Shape
+
+SHAPE = "1x128"
+
+
+def _resident() -> float:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return float("nan")
+
+
+def _peak() -> float:
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def measure(
+    contestant: Contestant, model: str, checkpoint: str | None, threads: int, onnx: Path | None
+) -> dict[str, Any]:
+    """The numbers of ``contestant``, from a new process; {"contestant", "model", "error"} where it fails."""
+    command = [sys.executable, "-m", __name__, contestant.key, model, str(threads), str(onnx or ""), checkpoint or ""]
+    root = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    name = {"contestant": contestant.key, "model": model}
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return {**name, "error": lines[-1]}
+    return {**name, **json.loads(done.stdout.strip().splitlines()[-1])}
+
+
+def main(argv: list[str]) -> None:
+    key, model, threads, onnx, checkpoint = argv
+    import tempfile
+
+    import torch
+    import transformers  # noqa: F401  (counted among the imports)
+
+    from ..console import quiet_transformers
+    from .contestants import RUNTIME, VINO, Setting, select
+    from .workload import load_stock, make_inputs, parse_shape
+
+    quiet_transformers()
+    contestant = select([key])[0]
+    imported = _resident()
+    torch.set_num_threads(int(threads))
+    shape: Shape = parse_shape(SHAPE)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        exported = bool(onnx) and contestant.needs in (RUNTIME, VINO)
+        with torch.inference_mode(False):
+            stock: Any = None if exported else load_stock(model, checkpoint or None)[0]
+        vocab = 1000 if stock is None else stock.config.vocab_size
+        setting = Setting(model, stock, make_inputs(shape, vocab), int(threads), Path(folder))
+        if exported:
+            setting.cache["onnx"] = Path(onnx)
+        call = contestant.build(setting)
+        call()
+        call()
+        after = _resident()
+    print(json.dumps({"imports_mib": imported, "resident_mib": after, "peak_mib": _peak()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

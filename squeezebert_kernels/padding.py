@@ -1,0 +1,86 @@
+"""Padded batches at the cost of their real tokens: padding is left out between the first layer and the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .modules import LayerParts, fused_layer, has_hooks, remember_fallback, why_no_kernel, why_not_fused
+
+_FLAG = "_sbk_skip_padding"
+
+
+class Unpadded(NamedTuple):
+    """The real tokens of a padded batch, one sequence behind the other."""
+
+    tokens: Tensor  # [T, C]
+    offsets: Tensor  # int64 [B + 1]
+    index: Tensor  # int64 [T]: the row of each token in the padded batch, flattened
+    shape: torch.Size  # of the padded batch, [B, S, C]
+
+    def pad(self, tokens: Tensor) -> Tensor:
+        """``tokens`` [T, C] back in a padded batch; the rows of padding are 0."""
+        padded = tokens.new_zeros((self.shape[0] * self.shape[1], self.shape[2]))
+        return padded.index_copy_(0, self.index, tokens).view(self.shape)
+
+
+def unpad(hidden_states: Tensor, attention_mask: Tensor | None) -> Unpadded | None:
+    """Leaves out what stands behind the last token that ``attention_mask`` lets others attend to.
+
+    The mask is additive, [B, 1, 1, S] or [B, 1, S, S] with equal rows; otherwise, and where there is nothing to leave
+    out, the result is None. A wholly masked sequence keeps all of its rows.
+    """
+    batch, length = hidden_states.shape[:2]
+    if attention_mask is None or attention_mask.shape not in ((batch, 1, 1, length), (batch, 1, length, length)):
+        return None
+    keys = attention_mask[:, 0, 0]
+    if attention_mask.shape[2] > 1 and not torch.equal(attention_mask[:, 0], keys[:, None].expand(-1, length, -1)):
+        return None
+    real = keys > torch.finfo(attention_mask.dtype).min / 2
+    positions = torch.arange(1, length + 1)
+    lengths = (real * positions).amax(dim=1)
+    lengths = torch.where(lengths == 0, length, lengths)
+    if int(lengths.sum()) == batch * length:
+        return None
+    index = (positions <= lengths[:, None]).flatten().nonzero()[:, 0]
+    offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
+    return Unpadded(hidden_states.flatten(0, 1)[index], offsets, index, hidden_states.shape)
+
+
+def set_skip_padding(encoder: nn.Module, skip: bool) -> None:
+    """Whether ``encoder`` leaves padding out: :func:`squeezebert_kernels.optimize`."""
+    encoder.__dict__.pop(_FLAG, None)
+    if skip:
+        encoder.__dict__[_FLAG] = True
+
+
+def run_unpadded(
+    encoder: nn.Module,
+    layers: Iterable[Any],
+    parts_of: Callable[[Any], LayerParts],
+    hidden_states: Tensor,
+    attention_mask: Tensor | None,
+) -> list[Tensor] | None:
+    """The padded hidden states in front of and behind every layer, or None where the encoder must run as usual.
+
+    That is: not asked for, gradients wanted, tracing, nothing to leave out, or a layer that does not run fused.
+    """
+    if not encoder.__dict__.get(_FLAG) or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    if hidden_states.device.type != "cpu" or why_no_kernel(hidden_states):
+        return None
+    layers = list(layers)
+    if any(has_hooks(layer) or why_not_fused(parts_of(layer)) for layer in layers):
+        return None
+    batch = unpad(hidden_states, attention_mask)
+    if batch is None:
+        return None
+    states, tokens = [hidden_states], batch.tokens
+    for layer in layers:
+        tokens = fused_layer(layer, parts_of(layer), tokens, attention_mask, batch.offsets)
+        remember_fallback(layer, None)
+        states.append(tokens)
+    return [hidden_states, *(batch.pad(t) for t in states[1:])]
