@@ -10,11 +10,10 @@ from torch import Tensor
 from . import ops
 
 
-def _stamp(weight: Tensor) -> tuple[object, ...] | None:
-    """Changes whenever torch knows that the values changed; None where torch does not track changes."""
-    if weight.is_inference():
-        return None
-    return (weight.data_ptr(), weight._version, weight.dtype, weight.device, weight.shape)
+def _stamp(weight: Tensor) -> tuple[object, ...]:
+    """Changes whenever torch knows that the values changed. Inference tensors have no version: the sample must do."""
+    version = None if weight.is_inference() else weight._version
+    return (weight.data_ptr(), version, weight.dtype, weight.device, weight.shape)
 
 
 class PackedWeights:
@@ -26,7 +25,7 @@ class PackedWeights:
 
     def __init__(self) -> None:
         # One attribute, so that a thread never sees the stamps of one state and the buffer of another.
-        self._state: tuple[list[tuple[object, ...] | None], Tensor] | None = None
+        self._state: tuple[list[tuple[object, ...]], Tensor] | None = None
 
     def get(
         self, weights: Sequence[Tensor], groups: Sequence[int], num_heads: int = 0, dtype: str = "float32"
@@ -41,9 +40,8 @@ class PackedWeights:
             return None if dtype == "float32" else ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)
         if any(w.device.type != "cpu" or type(w) not in (torch.nn.Parameter, Tensor) for w in weights):
             return None
-        stamps: list[tuple[object, ...] | None] = [_stamp(w) for w in weights]
-        stamps.append((dtype,))
-        if self._state is not None and None not in stamps:
+        stamps = [(dtype,), *(_stamp(w) for w in weights)]
+        if self._state is not None:
             known, packed = self._state
             if known == stamps and ops.packed_is_current(weights, packed):
                 return packed
