@@ -266,14 +266,6 @@ def _groups(conv: Any) -> int:
     return getattr(conv, "groups", 1)
 
 
-def _packed(layer: nn.Module, name: str) -> PackedWeights:
-    """The packed weights that live with ``layer``, outside its state dict."""
-    packed = layer.__dict__.get(name)
-    if packed is None:
-        packed = layer.__dict__[name] = PackedWeights()
-    return packed
-
-
 def fused_layer(
     layer: nn.Module,
     parts: LayerParts,
@@ -288,42 +280,42 @@ def fused_layer(
         hidden_states: token-major, [B, S, C]; [T, C] with ``offsets``, as :func:`ops.attention_block` has it.
         attention_mask: additive, broadcastable to [B, H, S, S], or None.
     """
-    dtype = compute_dtype(layer)
     q, k, v = parts.query, parts.key, parts.value
-    qkv_groups = [_groups(q), _groups(k), _groups(v)]
-    context = ops.attention_block(
-        hidden_states, q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, attention_mask,
-        num_heads=parts.num_heads, q_groups=qkv_groups[0], k_groups=qkv_groups[1], v_groups=qkv_groups[2],
-        offsets=offsets,
-        packed=_packed(layer, "_sbk_attention").get(
-            [q.weight, k.weight, v.weight], qkv_groups, parts.num_heads, dtype
-        ),
-    )  # fmt: skip
     post, inter, out = parts.post, parts.intermediate, parts.output
     post_norm, out_norm = parts.post_norm, parts.output_norm
-    groups = [_groups(post), _groups(inter), _groups(out)]
+
+    def packed(name: str, *convs: Any, num_heads: int = 0) -> Tensor | None:
+        """Packed weights of ``convs``, which live with the layer, outside its state dict."""
+        cache = layer.__dict__.get(name)
+        if cache is None:
+            cache = layer.__dict__[name] = PackedWeights()
+        weights, groups = [conv.weight for conv in convs], [_groups(conv) for conv in convs]
+        return cache.get(weights, groups, num_heads, compute_dtype(layer))
+
+    context = ops.attention_block(
+        hidden_states, q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, attention_mask,
+        num_heads=parts.num_heads, q_groups=_groups(q), k_groups=_groups(k), v_groups=_groups(v),
+        offsets=offsets, packed=packed("_sbk_attention", q, k, v, num_heads=parts.num_heads),
+    )  # fmt: skip
     activation = activation_name(parts.activation)
     if activation is not None:
         return ops.post_attention_block(
             context, hidden_states, post.weight, post.bias, post_norm.weight, post_norm.bias,
             inter.weight, inter.bias, out.weight, out.bias, out_norm.weight, out_norm.bias,
-            post_groups=groups[0], intermediate_groups=groups[1], output_groups=groups[2],
+            post_groups=_groups(post), intermediate_groups=_groups(inter), output_groups=_groups(out),
             activation=activation, post_eps=post_norm.eps, output_eps=out_norm.eps,
-            packed=_packed(layer, "_sbk_post_attention").get(
-                [post.weight, inter.weight, out.weight], groups, dtype=dtype
-            ),
+            packed=packed("_sbk_post_attention", post, inter, out),
         )  # fmt: skip
     h = ops.grouped_pointwise_conv_layer_norm(
         context, post.weight, post.bias, hidden_states, post_norm.weight, post_norm.bias,
-        groups=groups[0], eps=post_norm.eps, packed=_packed(layer, "_sbk_post").get([post.weight], groups[:1], dtype=dtype),
+        groups=_groups(post), eps=post_norm.eps, packed=packed("_sbk_post", post),
     )  # fmt: skip
     hidden = ops.grouped_pointwise_conv(
-        h, inter.weight, inter.bias, groups=groups[1],
-        packed=_packed(layer, "_sbk_intermediate").get([inter.weight], groups[1:2], dtype=dtype),
-    )  # fmt: skip
+        h, inter.weight, inter.bias, groups=_groups(inter), packed=packed("_sbk_intermediate", inter)
+    )
     return ops.grouped_pointwise_conv_layer_norm(
         parts.activation(hidden), out.weight, out.bias, h, out_norm.weight, out_norm.bias,
-        groups=groups[2], eps=out_norm.eps, packed=_packed(layer, "_sbk_output").get([out.weight], groups[2:], dtype=dtype),
+        groups=_groups(out), eps=out_norm.eps, packed=packed("_sbk_output", out),
     )  # fmt: skip
 
 

@@ -269,7 +269,7 @@ def attention_block(
             v_groups=v_groups,
             packed=packed,
             offsets=offsets,
-        ),  # fmt: skip
+        ),
     )
 
 

@@ -73,8 +73,8 @@ def optimize(
         quantization: "int8": weights symmetric per output channel, activations per token on the fly, in the layers
             and convolutions that the kernels run, embeddings and heads excepted. None otherwise.
         strict: raise instead of falling back.
-        skip_padding: compute only the real tokens of a padded batch, in SqueezeBERT encoders on a CPU without gradients;
-            hidden states of padding are 0 then, where transformers has values that nobody uses.
+        skip_padding: compute only the real tokens of a padded batch, in SqueezeBERT encoders on a CPU without
+            gradients; hidden states of padding are 0 then, where transformers has values that nobody uses.
 
     Returns:
         ``model`` itself.

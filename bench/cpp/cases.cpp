@@ -1,0 +1,502 @@
+#include "cases.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdlib>
+#include <new>
+#include <sstream>
+
+#include "core/cpu.h"
+#include "core/packed.h"
+
+namespace sbk::bench {
+namespace {
+
+// 64-byte aligned, zeroed, in huge pages where it is large, as the library's own packed weights are.
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : size_(size) {
+    const size_t page = size_t{1} << 21, bytes = static_cast<size_t>(std::max<int64_t>(size, 1)) * sizeof(T);
+    const size_t alignment = bytes >= page ? page : 64, rounded = (bytes + alignment - 1) / alignment * alignment;
+    data_ = static_cast<T*>(std::aligned_alloc(alignment, rounded));
+    if (data_ == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    if (bytes >= page) madvise(data_, rounded, MADV_HUGEPAGE);
+#endif
+    std::fill_n(reinterpret_cast<char*>(data_), rounded, char{0});
+  }
+  ~Buffer() { std::free(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  T* data() { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+  int64_t size() const { return size_; }
+
+ private:
+  int64_t size_;
+  T* data_;
+};
+
+class Random {
+ public:
+  // Uniform in [-scale, scale); splitmix64.
+  void fill(Buffer<float>& buffer, float scale) {
+    for (int64_t i = 0; i < buffer.size(); i++) {
+      uint64_t z = state_ += 0x9e3779b97f4a7c15u;
+      z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+      z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+      buffer[i] = scale * static_cast<float>(static_cast<int64_t>((z ^ z >> 31) >> 40) - (1 << 23)) * 0x1p-23f;
+    }
+  }
+
+ private:
+  uint64_t state_ = 1;
+};
+
+constexpr double kUnit = 0x1p-24, kBFloat16Unit = 0x1p-9;  // largest relative error of one rounding
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+double activate(double x, Activation activation) {
+  switch (activation) {
+    case Activation::gelu: return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case Activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
+    case Activation::relu: return x < 0 ? 0 : x;
+    default: return x;
+  }
+}
+
+const LowPrecision* low_precision(const KernelTable& table, Compute compute) {
+  return compute == Compute::bfloat16 ? &table.bfloat16 : compute == Compute::int8 ? &table.int8 : nullptr;
+}
+
+// The words of a name behind the kernel's.
+struct Words {
+  std::vector<int64_t> sizes;
+  int64_t groups = 1;
+  bool bias = false, residual = false, mask = false, good = true;
+  Activation activation = Activation::none;
+
+  explicit Words(std::istringstream& in) {
+    std::string word;
+    if (in >> word) {
+      std::istringstream dims(word);
+      for (std::string part; std::getline(dims, part, 'x');) {
+        char* end = nullptr;
+        sizes.push_back(std::strtoll(part.c_str(), &end, 10));
+        good &= !part.empty() && *end == '\0' && sizes.back() > 0;
+      }
+    }
+    while (in >> word) {
+      if (word[0] == 'g' && word.size() > 1 && std::isdigit(static_cast<unsigned char>(word[1]))) {
+        groups = std::strtoll(word.c_str() + 1, nullptr, 10);
+        good &= groups > 0;
+      } else if (word == "bias") {
+        bias = true;
+      } else if (word == "residual") {
+        residual = true;
+      } else if (word == "mask") {
+        mask = true;
+      } else if (word == "gelu") {
+        activation = Activation::gelu;
+      } else if (word == "gelu_tanh") {
+        activation = Activation::gelu_tanh;
+      } else if (word == "relu") {
+        activation = Activation::relu;
+      } else {
+        good = false;
+      }
+    }
+  }
+};
+
+// Rows of x as convs in `compute` read them, group by group.
+struct Encoded {
+  const LowPrecision* low;
+  int64_t rows, k, groups, units;
+  Buffer<int32_t> data;
+  Buffer<float> scale;
+
+  Encoded(const KernelTable& table, Compute compute, int64_t r, int64_t k_per_group, int64_t g)
+      : low(low_precision(table, compute)),
+        rows(r),
+        k(k_per_group),
+        groups(g),
+        units(low ? (k + low->per - 1) / low->per : k),
+        data(low ? rows * groups * units : 0),
+        scale(low ? rows * groups : 0) {}
+
+  void encode(const float* x) {
+    for (int64_t g = 0; low && g < groups; g++) {
+      low->encode({.x = x + g * k,
+                   .ldx = groups * k,
+                   .y = data.data() + g * units,
+                   .ldy = groups * units,
+                   .scale = scale.data() + g * rows,
+                   .rows = rows,
+                   .k = k});
+    }
+  }
+  // Value i of row r, group g.
+  double value(Compute compute, int64_t r, int64_t g, int64_t i) {
+    const int width = 32 / low->per;
+    const uint32_t unit = static_cast<uint32_t>(data[(r * groups + g) * units + i / low->per]);
+    const uint32_t bits = unit >> (i % low->per * width) << (32 - width);
+    if (compute == Compute::bfloat16) return std::bit_cast<float>(bits);
+    const bool is_unsigned = low->zero_point != 0;
+    const int64_t q = is_unsigned ? int64_t{bits >> (32 - width)} : static_cast<int32_t>(bits) >> (32 - width);
+    return static_cast<double>(q - low->zero_point) * scale[g * rows + r];
+  }
+};
+
+class ConvWork : public Work {
+ public:
+  ConvWork(const KernelTable& table, Compute compute, const Words& words)
+      : table_(table),
+        compute_(compute),
+        words_(words),
+        rows_(words.sizes[0]),
+        k_(words.sizes[1]),
+        n_(words.sizes[2]),
+        columns_(n_ * words.groups),
+        x_(rows_ * k_ * words.groups),
+        w_(columns_ * k_),
+        bias_(columns_),
+        residual_(rows_ * columns_),
+        y_(rows_ * columns_),
+        packed_(packed_bytes(table, weight(), 0, compute)),
+        encoded_(table, compute, rows_, k_, words.groups) {
+    Random random;
+    random.fill(x_, 1.0f), random.fill(w_, 1.7f / std::sqrt(static_cast<float>(k_)));
+    random.fill(bias_, 0.5f), random.fill(residual_, 1.0f);
+    pack(table, weight(), 0, packed_.data(), serial(), compute);
+    encoded_.encode(x_.data());
+    const double size = compute == Compute::float32 ? 4 : compute == Compute::bfloat16 ? 2 : 1;
+    flops = 2.0 * static_cast<double>(rows_ * k_ * columns_);
+    bytes = size * static_cast<double>(x_.size() + w_.size()) + 4.0 * static_cast<double>(y_.size()) +
+            (words.bias ? 4.0 * static_cast<double>(columns_) : 0) +
+            (words.residual ? 4.0 * static_cast<double>(y_.size()) : 0);
+  }
+  void run() override {
+    const LowPrecision* low = encoded_.low;
+    const auto& header = *reinterpret_cast<const PackedHeader*>(packed_.data());
+    const int64_t units = encoded_.units;
+    const int32_t* x = low ? encoded_.data.data() : reinterpret_cast<const int32_t*>(x_.data());
+    for (int64_t g = 0; g < words_.groups; g++) {
+      (low ? low->conv : table_.conv)({.x = x + g * units,
+                                       .ldx = words_.groups * units,
+                                       .x_scale = low ? encoded_.scale.data() + g * rows_ : nullptr,
+                                       .panels = header.block_values(g),
+                                       .bias = words_.bias ? bias_.data() + g * n_ : nullptr,
+                                       .residual = words_.residual ? residual_.data() + g * n_ : nullptr,
+                                       .ldr = columns_,
+                                       .y = y_.data() + g * n_,
+                                       .ldy = columns_,
+                                       .rows = rows_,
+                                       .k = k_,
+                                       .n = n_,
+                                       .activation = words_.activation});
+    }
+  }
+  double error() override {
+    double worst = 0;
+    for (int64_t r = 0; r < rows_; r++) {
+      for (int64_t c = 0; c < columns_; c++) {
+        const float *x = x_.data() + (r * words_.groups + c / n_) * k_, *w = w_.data() + c * k_;
+        double sum = words_.bias ? bias_[c] : 0.0, size = std::fabs(sum), x_max = 0, w_max = 0, x_sum = 0, w_sum = 0;
+        for (int64_t i = 0; i < k_; i++) {
+          const double a = x[i], b = w[i];
+          sum += a * b, size += std::fabs(a * b);
+          x_max = std::max(x_max, std::fabs(a)), x_sum += std::fabs(a);
+          w_max = std::max(w_max, std::fabs(b)), w_sum += std::fabs(b);
+        }
+        if (words_.residual) sum += residual_[r * columns_ + c], size += std::fabs(residual_[r * columns_ + c]);
+        double allowed = static_cast<double>(k_ + 8) * kUnit * size + 16 * kUnit;
+        if (compute_ == Compute::bfloat16) allowed += 2.02 * kBFloat16Unit * size;
+        // Half a step of each factor times the other one; steps are the largest values / 127.
+        if (compute_ == Compute::int8) {
+          const double k = static_cast<double>(k_), x_half = x_max / 254, w_half = w_max / 254;
+          allowed += 1.01 * (x_half * w_sum + w_half * x_sum + k * x_half * w_half);
+        }
+        const double want = activate(sum, words_.activation), got = y_[r * columns_ + c];
+        const double share = std::fabs(got - want) / (1.13 * allowed);  // the steepest GELU anywhere
+        if (!(share <= worst)) worst = share == share ? share : INFINITY;
+      }
+    }
+    return worst;
+  }
+
+ private:
+  Weight weight() { return {w_.data(), WeightType::float32, columns_, k_, words_.groups}; }
+
+  const KernelTable& table_;
+  const Compute compute_;
+  const Words words_;
+  const int64_t rows_, k_, n_, columns_;
+  Buffer<float> x_, w_, bias_, residual_, y_;
+  Buffer<char> packed_;
+  Encoded encoded_;
+};
+
+class EncodeWork : public Work {
+ public:
+  EncodeWork(const KernelTable& table, Compute compute, const Words& words)
+      : compute_(compute),
+        x_(words.sizes[0] * words.sizes[1] * words.groups),
+        encoded_(table, compute, words.sizes[0], words.sizes[1], words.groups) {
+    Random().fill(x_, 1.0f);
+    bytes = 4.0 * static_cast<double>(x_.size() + encoded_.data.size());
+  }
+  void run() override { encoded_.encode(x_.data()); }
+  double error() override {
+    double worst = 0;
+    const int64_t k = encoded_.k, groups = encoded_.groups;
+    for (int64_t row = 0; row < encoded_.rows * groups; row++) {
+      const float* x = x_.data() + row * k;
+      double largest = 0;
+      for (int64_t i = 0; i < k; i++) largest = std::max<double>(largest, std::fabs(x[i]));
+      for (int64_t i = 0; i < k; i++) {
+        const double allowed =
+            compute_ == Compute::int8 ? largest / 254 * (1 + 1e-4) : kBFloat16Unit * std::fabs(x[i]) + 1e-38;
+        worst = std::max(worst, std::fabs(encoded_.value(compute_, row / groups, row % groups, i) - x[i]) / allowed);
+      }
+    }
+    return worst;
+  }
+
+ private:
+  const Compute compute_;
+  Buffer<float> x_;
+  Encoded encoded_;
+};
+
+class LayerNormWork : public Work {
+ public:
+  LayerNormWork(const KernelTable& table, const Words& words)
+      : table_(table), rows_(words.sizes[0]), n_(words.sizes[1]), x_(rows_ * n_), gamma_(n_), beta_(n_), y_(rows_ * n_) {
+    Random random;
+    random.fill(x_, 1.0f), random.fill(gamma_, 1.0f), random.fill(beta_, 1.0f);
+    bytes = 4.0 * static_cast<double>(2 * x_.size() + 2 * n_);
+  }
+  void run() override {
+    table_.layer_norm({.x = x_.data(),
+                       .ldx = n_,
+                       .gamma = gamma_.data(),
+                       .beta = beta_.data(),
+                       .y = y_.data(),
+                       .ldy = n_,
+                       .rows = rows_,
+                       .n = n_,
+                       .eps = 1e-12f});
+  }
+  double error() override {
+    double worst = 0;
+    const double n = static_cast<double>(n_);
+    for (int64_t r = 0; r < rows_; r++) {
+      double mean = 0, variance = 0;
+      for (int64_t c = 0; c < n_; c++) mean += x_[r * n_ + c] / n;
+      for (int64_t c = 0; c < n_; c++) variance += std::pow(x_[r * n_ + c] - mean, 2) / n;
+      for (int64_t c = 0; c < n_; c++) {
+        const double normal = (x_[r * n_ + c] - mean) / std::sqrt(variance + 1e-12), want = normal * gamma_[c] + beta_[c];
+        worst = std::max(worst, std::fabs(y_[r * n_ + c] - want) / (n * kUnit * (2 + std::fabs(normal))));
+      }
+    }
+    return worst;
+  }
+
+ private:
+  const KernelTable& table_;
+  const int64_t rows_, n_;
+  Buffer<float> x_, gamma_, beta_, y_;
+};
+
+class TransposeWork : public Work {
+ public:
+  TransposeWork(const KernelTable& table, const Words& words)
+      : table_(table),
+        rows_(words.sizes[0]),
+        cols_(words.sizes[1]),
+        ldy_(round_up(rows_, table.lanes) + 16),
+        x_(rows_ * cols_),
+        y_(cols_ * ldy_) {
+    Random().fill(x_, 1.0f);
+    bytes = 8.0 * static_cast<double>(x_.size());
+  }
+  void run() override {
+    table_.transpose({.x = x_.data(), .ldx = cols_, .y = y_.data(), .ldy = ldy_, .rows = rows_, .cols = cols_});
+  }
+  double error() override {
+    for (int64_t r = 0; r < rows_; r++) {
+      for (int64_t c = 0; c < cols_; c++) {
+        if (y_[c * ldy_ + r] != x_[r * cols_ + c]) return INFINITY;
+      }
+    }
+    return 0;
+  }
+
+ private:
+  const KernelTable& table_;
+  const int64_t rows_, cols_, ldy_;
+  Buffer<float> x_, y_;
+};
+
+class AttentionWork : public Work {
+ public:
+  AttentionWork(const KernelTable& table, Compute compute, const Words& words)
+      : table_(table),
+        half_(compute == Compute::bfloat16),
+        rows_(words.sizes[0]),
+        keys_(words.sizes[1]),
+        d_(words.sizes[2]),
+        masked_(words.mask),
+        ldk_(round_up(keys_, table.lanes) + 16),
+        ldv_(round_up(d_, table.lanes)),
+        q_(rows_ * d_),
+        k_(keys_ * d_),
+        v_(keys_ * ldv_ + 64),
+        kt_(d_ * ldk_),
+        mask_(keys_),
+        context_(rows_ * d_),
+        scratch_(table.attention_scratch(keys_, d_)),
+        q_units_(rows_ * d_),
+        k_units_(keys_ * d_),
+        v_units_((keys_ + 1) / 2 * ldv_ + 64) {
+    Random random;
+    random.fill(q_, 2.0f), random.fill(k_, 2.0f), random.fill(v_, 1.0f);
+    for (int64_t j = 0; masked_ && j < keys_; j++) mask_[j] = j % 5 == 4 ? -3.4e38f : 0.0f;
+    const int64_t units = half_ ? (d_ + 1) / 2 : d_;
+    const float* keys = k_.data();
+    if (half_) {
+      const auto encode = table.bfloat16.encode;
+      encode({.x = q_.data(), .ldx = d_, .y = q_units_.data(), .ldy = units, .scale = nullptr, .rows = rows_, .k = d_});
+      encode({.x = k_.data(), .ldx = d_, .y = k_units_.data(), .ldy = units, .scale = nullptr, .rows = keys_, .k = d_});
+      table.pair_rows(
+          {.x = v_.data(), .ldx = ldv_, .y = v_units_.data(), .ldy = ldv_, .rows = keys_, .cols = d_});
+      keys = k_units_.data();
+    }
+    table.transpose({.x = keys, .ldx = units, .y = kt_.data(), .ldy = ldk_, .rows = keys_, .cols = units});
+    flops = 4.0 * static_cast<double>(rows_ * keys_ * d_);
+    bytes = (half_ ? 2.0 : 4.0) * static_cast<double>((rows_ + 2 * keys_) * d_) + 4.0 * static_cast<double>(rows_ * d_);
+  }
+  void run() override {
+    (half_ ? table_.attention_bfloat16 : table_.attention)({.q = half_ ? q_units_.data() : q_.data(),
+                                                            .ldq = half_ ? (d_ + 1) / 2 : d_,
+                                                            .kt = kt_.data(),
+                                                            .ldk = ldk_,
+                                                            .v = half_ ? v_units_.data() : v_.data(),
+                                                            .ldv = ldv_,
+                                                            .mask = masked_ ? mask_.data() : nullptr,
+                                                            .mask_row_stride = 0,
+                                                            .context = context_.data(),
+                                                            .ldc = d_,
+                                                            .scratch = scratch_.data(),
+                                                            .rows = rows_,
+                                                            .keys = keys_,
+                                                            .d = d_,
+                                                            .scale = scale()});
+  }
+  double error() override {
+    double worst = 0;
+    std::vector<double> p(keys_);
+    const double unit = half_ ? kBFloat16Unit : kUnit;
+    for (int64_t r = 0; r < rows_; r++) {
+      double highest = -INFINITY, sum = 0, spread = 0;
+      for (int64_t j = 0; j < keys_; j++) {
+        double score = 0, size = 0;
+        for (int64_t i = 0; i < d_; i++) {
+          const double product = static_cast<double>(q_[r * d_ + i]) * k_[j * d_ + i];
+          score += product, size += std::fabs(product);
+        }
+        p[j] = score * scale() + mask_[j];
+        highest = std::max(highest, p[j]), spread = std::max(spread, size * scale());
+      }
+      for (double& x : p) sum += x = std::exp(x - highest);
+      for (int64_t c = 0; c < d_; c++) {
+        double want = 0, size = 0;
+        for (int64_t j = 0; j < keys_; j++) {
+          const double term = p[j] / sum * v_[j * ldv_ + c];
+          want += term, size += std::fabs(term);
+        }
+        // Two roundings per product of a score, carried through exp into numerator and denominator; then p and v.
+        const double allowed = size * ((half_ ? 4 : static_cast<double>(d_)) * unit * spread + 4 * unit) +
+                               static_cast<double>(keys_ + 8) * kUnit * size;
+        worst = std::max(worst, std::fabs(context_[r * d_ + c] - want) / allowed);
+      }
+    }
+    return worst;
+  }
+
+ private:
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(d_)); }
+
+  const KernelTable& table_;
+  const bool half_;
+  const int64_t rows_, keys_, d_;
+  const bool masked_;
+  const int64_t ldk_, ldv_;
+  Buffer<float> q_, k_, v_, kt_, mask_, context_, scratch_, q_units_, k_units_, v_units_;
+};
+
+}  // namespace
+
+std::unique_ptr<Work> open_case(const KernelTable& table, Compute compute, const std::string& name) {
+  std::istringstream in(name);
+  std::string kernel;
+  in >> kernel;
+  const Words words(in);
+  const bool fp32 = compute == Compute::float32;
+  if (!words.good) return nullptr;
+  if (kernel == "conv" && words.sizes.size() == 3) return std::make_unique<ConvWork>(table, compute, words);
+  if (kernel == "encode" && words.sizes.size() == 2 && !fp32) return std::make_unique<EncodeWork>(table, compute, words);
+  if (kernel == "layer_norm" && words.sizes.size() == 2 && fp32) return std::make_unique<LayerNormWork>(table, words);
+  if (kernel == "transpose" && words.sizes.size() == 2 && fp32) return std::make_unique<TransposeWork>(table, words);
+  if (kernel == "attention" && words.sizes.size() == 3 &&
+      (fp32 || (compute == Compute::bfloat16 && table.attention_bfloat16 != nullptr))) {
+    return std::make_unique<AttentionWork>(table, compute, words);
+  }
+  return nullptr;
+}
+
+const std::vector<std::string>& case_names() {
+  static const std::vector<std::string> names{
+      // SqueezeBERT: up, down, post-attention, projections
+      "conv 128x192x768 g4", "conv 128x192x768 g4 bias gelu", "conv 128x768x192 g4", "conv 128x768x192 g4 bias residual",
+      "conv 128x768x768 g1", "conv 128x768x768 g1 bias residual", "conv 128x192x192 g4", "conv 128x192x192 g4 bias",
+      // MiniLM
+      "conv 128x384x1536 g1", "conv 128x384x1536 g1 bias gelu", "conv 128x1536x384 g1", "conv 128x384x384 g1",
+      // remainders of rows, of K and of columns
+      "conv 37x192x768 g4 bias gelu", "conv 128x191x768 g1", "conv 61x90x203 g1 bias", "conv 7x33x65 g3 bias gelu_tanh",
+      // around the convolutions
+      "encode 128x192 g4", "encode 128x768 g1", "encode 61x203 g1", "layer_norm 128x768", "layer_norm 128x384",
+      "layer_norm 61x203", "transpose 128x64", "transpose 61x33",
+      // one head of SqueezeBERT, of MiniLM, and remainders
+      "attention 128x128x64", "attention 128x128x64 mask", "attention 384x384x64 mask", "attention 128x128x32 mask",
+      "attention 61x61x33 mask"};
+  return names;
+}
+
+bool parse_compute(const std::string& name, Compute* compute) {
+  for (Compute c : {Compute::float32, Compute::bfloat16, Compute::int8}) {
+    if (name == compute_name(c)) return *compute = c, true;
+  }
+  return false;
+}
+
+const char* compute_name(Compute compute) {
+  return compute == Compute::float32 ? "float32" : compute == Compute::bfloat16 ? "bfloat16" : "int8";
+}
+
+const KernelTable* find_table(const std::string& isa) {
+  for (const KernelTable* table : available_tables()) {
+    if (isa == table->isa) return table;
+  }
+  return nullptr;
+}
+
+}  // namespace sbk::bench

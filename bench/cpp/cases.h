@@ -1,0 +1,43 @@
+// Kernels on shapes, by name. A name says all, so that any shape can be asked for:
+//
+//   conv ROWSxKxN gG [bias] [gelu | gelu_tanh | relu] [residual]   K, N per group; fp32, bf16 and int8
+//   encode ROWSxK gG                                             what bf16 and int8 convs read
+//   layer_norm ROWSxN
+//   transpose ROWSxCOLS
+//   attention ROWSxKEYSxD [mask]                                  one head; bf16 where the tier multiplies it
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/table.h"
+
+namespace sbk::bench {
+
+// A kernel with its operands.
+class Work {
+ public:
+  virtual ~Work() = default;
+  virtual void run() = 0;
+  // After run(): the largest error against float64, as a share of what the roundings of the dtype allow.
+  virtual double error() = 0;
+
+  double flops = 0;  // of one run: two for a multiply-add; 0 where a kernel's work is moving data
+  double bytes = 0;  // operands and results, each once
+};
+
+// Null where `name` is no case or the tier does not have this kernel in `compute`.
+std::unique_ptr<Work> open_case(const KernelTable& table, Compute compute, const std::string& name);
+
+// The shapes of SqueezeBERT and MiniLM at 128 tokens, and remainders on every side.
+const std::vector<std::string>& case_names();
+
+// "float32", "bfloat16", "int8"; false for anything else.
+bool parse_compute(const std::string& name, Compute* compute);
+const char* compute_name(Compute compute);
+
+// The table of this tier if this CPU can run it, else null.
+const KernelTable* find_table(const std::string& isa);
+
+}  // namespace sbk::bench
