@@ -24,11 +24,12 @@ help:  ## show this list
 demo: build  ## run the main job: semantic search on MiniLM, SqueezeBERT side by side with stock transformers
 	@$(BIN)/squeezebert-kernels demo $(DEMO_ARGS)
 
-test: build $(STAMPS)/test  ## run pytest and ctest
+test: build $(STAMPS)/test  ## run pytest, and ctest with and without sanitizers
 	@scripts/env.sh cpp-tests
 	@status=0; \
 	$(BIN)/python -m pytest $(PYTEST_ARGS) || status=1; \
 	$(BIN)/ctest --test-dir build/cmake --output-on-failure --no-tests=error $(CTEST_ARGS) || status=1; \
+	$(BIN)/ctest --preset asan $(CTEST_ARGS) || status=1; \
 	exit $$status
 
 build: $(EXTENSION)  ## create .venv, install and build
@@ -51,7 +52,7 @@ wheel: $(STAMPS)/base  ## build dist/*.whl for every Python >= 3.10
 	@$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .
 
 clean:  ## remove what was built, keep .venv
-	@rm -rf build dist *.egg-info $(EXTENSION) $(STAMPS)/package .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@rm -rf build build-asan dist *.egg-info $(EXTENSION) $(STAMPS)/package .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
 distclean: clean  ## remove .venv too
 	@rm -rf $(VENV)

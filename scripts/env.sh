@@ -176,6 +176,8 @@ case ${1:-} in
     PATH=$PWD/$VENV/bin:$PATH
     step "configuring the C++ tests" cpp-configure cmake -S . -B build/cmake -G Ninja -DSBK_BUILD_TESTS=ON
     step "building the C++ tests" cpp-build cmake --build build/cmake
+    step "configuring the C++ tests with sanitizers" asan-configure cmake --preset asan
+    step "building the C++ tests with sanitizers" asan-build cmake --build --preset asan
     ;;
   *) die "usage: scripts/env.sh base | test | dev | build STAMP | cpp-tests" ;;
 esac

@@ -27,7 +27,10 @@ class Work {
   double bytes = 0;  // operands and results, each once
 };
 
-// Null where `name` is no case or the tier does not have this kernel in `compute`.
+// False where `name` is no case or the tier does not have this kernel in `compute`.
+bool has_case(const KernelTable& table, Compute compute, const std::string& name);
+
+// Its work with operands; null where has_case is false.
 std::unique_ptr<Work> open_case(const KernelTable& table, Compute compute, const std::string& name);
 
 // The shapes of SqueezeBERT and MiniLM at 128 tokens, and remainders on every side.

@@ -148,6 +148,10 @@ void encode_int8(const EncodeArgs& p) {
     p.scale[r] = max / 127.0f + (V::reduce_add(V::add(poison[0], poison[1])) + tail_poison);
     const float inverse = max > 0 && max < __builtin_inff() ? 127.0f / max : 0.0f;
 
+    if (p.scale[r] != p.scale[r]) {  // the scale says it all; converting NaN or infinity to an integer is undefined
+      for (i = 0; i < padded; i++) E::encode_value(y + i * E::value_bytes, static_cast<float>(E::zero_point));
+      continue;
+    }
     const f32 vinverse = V::set1(inverse), zero_point = V::set1(static_cast<float>(E::zero_point));
     i = 0;
     for (; i + V::lanes <= p.k; i += V::lanes) {

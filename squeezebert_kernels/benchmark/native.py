@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD_DIR = ROOT / "build" / "bench"
 LIBRARY_NAME = "libsbk_bench" + (".dylib" if sys.platform == "darwin" else ".so")
 VARIABLE = "SBK_BENCH_LIBRARY"
-DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
 class NativeUnavailable(Exception):
@@ -27,13 +27,11 @@ class NativeUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel on a shape; ``flops`` and ``bytes`` are of one call."""
+    """A kernel on a shape, by names: of the ISA tier, of the dtype ("float32", ...), of the case (bench/cpp/cases.h)."""
 
     isa: str
     dtype: str
     name: str
-    flops: float
-    bytes: float
 
 
 def _tool(name: str) -> str | None:
@@ -77,6 +75,8 @@ def load() -> ctypes.CDLL:
         ("sbk_bench_bandwidth", real, [integer]),
         ("sbk_bench_open", handle, [text, text, text]),
         ("sbk_bench_error", real, [handle]),
+        ("sbk_bench_flops", real, [handle]),
+        ("sbk_bench_bytes", real, [handle]),
         ("sbk_bench_run", real, [handle, integer]),
         ("sbk_bench_close", None, [handle]),
     ):
@@ -87,16 +87,12 @@ def load() -> ctypes.CDLL:
 
 def cases() -> list[Case]:
     """Every kernel, dtype and shape on every ISA tier of this machine."""
-    found = []
-    for line in load().sbk_bench_cases().decode().splitlines():
-        isa, dtype, name, flops, traffic = line.split("\t")
-        found.append(Case(isa, dtype, name, float(flops), float(traffic)))
-    return found
+    return [Case(*line.split("\t")) for line in load().sbk_bench_cases().decode().splitlines()]
 
 
 def peak(isa: str, dtype: str, *, milliseconds: float = 3.0, threads: int = 1) -> float:
     """Operations per second of the tier's multiply-add instruction for ``dtype`` on registers alone, on ``threads``."""
-    rate = load().sbk_bench_peak(isa.encode(), dtype.encode(), int(milliseconds * 1e3), threads)
+    rate = load().sbk_bench_peak(isa.encode(), DTYPES[dtype].encode(), int(milliseconds * 1e3), threads)
     if rate <= 0:
         raise NativeUnavailable(f"no peak loop for {dtype} on {isa}")
     return rate
@@ -115,6 +111,8 @@ class Kernel:
         self._handle = load().sbk_bench_open(case.isa.encode(), case.dtype.encode(), case.name.encode())
         if not self._handle:
             raise NativeUnavailable(f"no case {case}")
+        self.flops: float = load().sbk_bench_flops(self._handle)
+        self.bytes: float = load().sbk_bench_bytes(self._handle)
 
     def error(self) -> float:
         """The largest error against a float64 reference, as a share of what the dtype allows: right up to 1."""

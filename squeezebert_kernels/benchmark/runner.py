@@ -20,7 +20,7 @@ MIN_ROUNDS = 3
 TURN_CALLS, TURN_SECONDS = 3, 0.1  # calls that are timed in one turn, and seconds after which no other is begun
 SLOW, SLOW_RUNS = 1.0, 3  # seconds of a call that is timed this often only
 SETTLE = 0.005  # seconds for the threads of the contestant before to go to sleep
-UNIT = {"fp32": 2.0**-24, "bf16": 2.0**-9, "fp16": 2.0**-11, "int8": 1 / 127}
+UNIT = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11, "int8": 1 / 127}
 """Error of rounding a value near 1. int8: of one of 127 steps, where the largest value is about four times the usual."""
 
 
@@ -115,7 +115,7 @@ class PeakMeter:
             self.reason = str(error)
 
     def measure(self, threads: int, rates: dict[str, list[float]]) -> None:
-        for dtype in native.DTYPE_NAMES if not self.reason else ():
+        for dtype in native.DTYPES if not self.reason else ():
             rates.setdefault(dtype, []).append(native.peak(self.isa, dtype, threads=threads))
 
     def bandwidth(self, threads: int) -> float | None:
