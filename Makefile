@@ -5,6 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 CTEST_ARGS ?=
 export VENV PYTHON TORCH
@@ -15,11 +16,11 @@ EXTENSION := squeezebert_kernels/_C.abi3.so
 CXX_SOURCES := CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build doctor lint format wheel clean distclean
+.PHONY: help demo test bench guard build doctor lint format wheel clean distclean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON, VENV, CXX, TORCH (default $(TORCH)), TORCH_INDEX_URL, DEMO_ARGS, PYTEST_ARGS, CTEST_ARGS"
+	@echo "Variables: PYTHON, VENV, CXX, TORCH (default $(TORCH)), TORCH_INDEX_URL, DEMO_ARGS, BENCH_ARGS, PYTEST_ARGS, CTEST_ARGS"
 
 demo: build  ## run the main job: semantic search on MiniLM, SqueezeBERT side by side with stock transformers
 	@$(BIN)/squeezebert-kernels demo $(DEMO_ARGS)
@@ -32,6 +33,12 @@ test: build $(STAMPS)/test  ## run pytest, and ctest with and without sanitizers
 	$(BIN)/ctest --preset asan $(CTEST_ARGS) || status=1; \
 	exit $$status
 
+bench: build $(STAMPS)/bench  ## time the models beside PyTorch, ONNX Runtime and OpenVINO (BENCH_ARGS=--quick: a minute)
+	@$(BIN)/squeezebert-kernels bench $(BENCH_ARGS)
+
+guard: build  ## count the kernels' instructions against bench/instructions.json: works on a busy machine
+	@$(BIN)/python bench/guard.py
+
 build: $(EXTENSION)  ## create .venv, install and build
 	@:
 
@@ -42,11 +49,11 @@ lint: $(STAMPS)/dev  ## ruff, mypy and clang-format, changing nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@find csrc tests -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run -Werror
+	@find csrc bench tests -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(STAMPS)/dev  ## let ruff and clang-format rewrite the sources
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
-	@find csrc tests -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format -i
+	@find csrc bench tests -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format -i
 
 wheel: $(STAMPS)/base  ## build dist/*.whl for every Python >= 3.10
 	@$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .
@@ -63,6 +70,10 @@ $(STAMPS)/base: pyproject.toml scripts/env.sh
 
 $(STAMPS)/test: $(STAMPS)/base
 	@scripts/env.sh test
+	@touch $@
+
+$(STAMPS)/bench: $(STAMPS)/base
+	@scripts/env.sh bench
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/base

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Steps behind the Makefile: one line per step, output in build/logs/, one line when something is missing or fails.
 #
-#   scripts/env.sh base | test | dev | build STAMP | cpp-tests
+#   scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests
 #
 # Environment: VENV, PYTHON, TORCH (requirement), TORCH_INDEX_URL (e.g. a CPU-only index), CXX.
 set -euo pipefail
@@ -159,6 +159,7 @@ find_compiler() {
 case ${1:-} in
   base) install_base ;;
   test) install "installing test tools" test-tools test ;;
+  bench) install "installing what the benchmarks compare with" bench-tools bench ;;
   dev) install "installing developer tools" dev-tools dev ;;
   build) # build STAMP: installs the package once, which builds it; later only the extension is built again
     stamp=${2:?usage: scripts/env.sh build STAMP}
@@ -179,5 +180,5 @@ case ${1:-} in
     step "configuring the C++ tests with sanitizers" asan-configure cmake --preset asan
     step "building the C++ tests with sanitizers" asan-build cmake --build --preset asan
     ;;
-  *) die "usage: scripts/env.sh base | test | dev | build STAMP | cpp-tests" ;;
+  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests" ;;
 esac

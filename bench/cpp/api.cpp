@@ -29,7 +29,8 @@ const char* sbk_bench_cases() {
 double sbk_bench_peak(const char* isa, const char* dtype, int64_t microseconds, int64_t threads) {
   Compute compute;
   const sbk::bench::PeakLoops* loops = sbk::bench::peak_loops(isa);
-  if (loops == nullptr || sbk::bench::find_table(isa) == nullptr || !sbk::bench::parse_compute(dtype, &compute)) return 0;
+  if (loops == nullptr || sbk::bench::find_table(isa) == nullptr || !sbk::bench::parse_compute(dtype, &compute))
+    return 0;
   const auto& loop = compute == Compute::float32    ? loops->float32
                      : compute == Compute::bfloat16 ? loops->bfloat16
                                                     : loops->int8;

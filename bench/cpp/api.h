@@ -1,5 +1,5 @@
-// The benchmarks for a caller in another language. Names of tiers are those of SBK_ISA, names of cases those of cases.h,
-// dtypes "float32", "bfloat16", "int8". Not thread-safe.
+// The benchmarks for a caller in another language. Names of tiers are those of SBK_ISA, names of cases those of
+// cases.h, dtypes "float32", "bfloat16", "int8". Not thread-safe.
 #pragma once
 #include <cstdint>
 
@@ -8,7 +8,8 @@
 // One line per tier, dtype and case of this machine: isa, dtype, name, separated by tabs.
 SBK_BENCH_API const char* sbk_bench_cases();
 
-// Operations per second of the tier's multiply-add on registers alone, all threads together; 0 where there is no such loop.
+// Operations per second of the tier's multiply-add on registers alone, all threads together; 0 where there is no such
+// loop.
 SBK_BENCH_API double sbk_bench_peak(const char* isa, const char* dtype, int64_t microseconds, int64_t threads);
 
 // Bytes per second of reading a block that no cache holds.

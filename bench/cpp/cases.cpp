@@ -1,62 +1,17 @@
 #include "cases.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdlib>
-#include <new>
 #include <sstream>
 
+#include "buffers.h"
 #include "core/cpu.h"
 #include "core/packed.h"
 
 namespace sbk::bench {
 namespace {
-
-// 64-byte aligned, zeroed, in huge pages where it is large, as the library's own packed weights are.
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t size) : size_(size) {
-    const size_t page = size_t{1} << 21, bytes = static_cast<size_t>(std::max<int64_t>(size, 1)) * sizeof(T);
-    const size_t alignment = bytes >= page ? page : 64, rounded = (bytes + alignment - 1) / alignment * alignment;
-    data_ = static_cast<T*>(std::aligned_alloc(alignment, rounded));
-    if (data_ == nullptr) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-    if (bytes >= page) madvise(data_, rounded, MADV_HUGEPAGE);
-#endif
-    std::fill_n(reinterpret_cast<char*>(data_), rounded, char{0});
-  }
-  ~Buffer() { std::free(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
-  T* data() { return data_; }
-  T& operator[](int64_t i) { return data_[i]; }
-  int64_t size() const { return size_; }
-
- private:
-  int64_t size_;
-  T* data_;
-};
-
-class Random {
- public:
-  // Uniform in [-scale, scale); splitmix64.
-  void fill(Buffer<float>& buffer, float scale) {
-    for (int64_t i = 0; i < buffer.size(); i++) {
-      uint64_t z = state_ += 0x9e3779b97f4a7c15u;
-      z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-      z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-      buffer[i] = scale * static_cast<float>(static_cast<int64_t>((z ^ z >> 31) >> 40) - (1 << 23)) * 0x1p-23f;
-    }
-  }
-
- private:
-  uint64_t state_ = 1;
-};
 
 constexpr double kUnit = 0x1p-24, kBFloat16Unit = 0x1p-8;  // largest relative error of one rounding
 
@@ -64,11 +19,14 @@ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 double activate(double x, Activation activation) {
   switch (activation) {
-    case Activation::gelu: return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case Activation::gelu:
+      return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
     case Activation::gelu_tanh:
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
-    case Activation::relu: return x < 0 ? 0 : x;
-    default: return x;
+    case Activation::relu:
+      return x < 0 ? 0 : x;
+    default:
+      return x;
   }
 }
 
@@ -276,7 +234,13 @@ class EncodeWork : public Work {
 class LayerNormWork : public Work {
  public:
   LayerNormWork(const KernelTable& table, const Words& words)
-      : table_(table), rows_(words.sizes[0]), n_(words.sizes[1]), x_(rows_ * n_), gamma_(n_), beta_(n_), y_(rows_ * n_) {
+      : table_(table),
+        rows_(words.sizes[0]),
+        n_(words.sizes[1]),
+        x_(rows_ * n_),
+        gamma_(n_),
+        beta_(n_),
+        y_(rows_ * n_) {
     Random random;
     random.fill(x_, 1.0f), random.fill(gamma_, 1.0f), random.fill(beta_, 1.0f);
     bytes = 4.0 * static_cast<double>(2 * x_.size() + 2 * n_);
@@ -300,7 +264,8 @@ class LayerNormWork : public Work {
       for (int64_t c = 0; c < n_; c++) mean += x_[r * n_ + c] / n;
       for (int64_t c = 0; c < n_; c++) variance += std::pow(x_[r * n_ + c] - mean, 2) / n;
       for (int64_t c = 0; c < n_; c++) {
-        const double normal = (x_[r * n_ + c] - mean) / std::sqrt(variance + 1e-12), want = normal * gamma_[c] + beta_[c];
+        const double normal = (x_[r * n_ + c] - mean) / std::sqrt(variance + 1e-12),
+                     want = normal * gamma_[c] + beta_[c];
         worst = std::max(worst, std::fabs(y_[r * n_ + c] - want) / (n * kUnit * (2 + std::fabs(normal))));
       }
     }
@@ -373,8 +338,7 @@ class AttentionWork : public Work {
       const auto encode = table.bfloat16.encode;
       encode({.x = q_.data(), .ldx = d_, .y = q_units_.data(), .ldy = units, .scale = nullptr, .rows = rows_, .k = d_});
       encode({.x = k_.data(), .ldx = d_, .y = k_units_.data(), .ldy = units, .scale = nullptr, .rows = keys_, .k = d_});
-      table.pair_rows(
-          {.x = v_.data(), .ldx = ldv_, .y = v_units_.data(), .ldy = ldv_, .rows = keys_, .cols = d_});
+      table.pair_rows({.x = v_.data(), .ldx = ldv_, .y = v_units_.data(), .ldy = ldv_, .rows = keys_, .cols = d_});
       keys = k_units_.data();
     }
     table.transpose({.x = keys, .ldx = units, .y = kt_.data(), .ldy = ldk_, .rows = keys_, .cols = units});
@@ -472,8 +436,9 @@ std::unique_ptr<Work> open_case(const KernelTable& table, Compute compute, const
 const std::vector<std::string>& case_names() {
   static const std::vector<std::string> names{
       // SqueezeBERT: up, down, post-attention, projections
-      "conv 128x192x768 g4", "conv 128x192x768 g4 bias gelu", "conv 128x768x192 g4", "conv 128x768x192 g4 bias residual",
-      "conv 128x768x768 g1", "conv 128x768x768 g1 bias residual", "conv 128x192x192 g4", "conv 128x192x192 g4 bias",
+      "conv 128x192x768 g4", "conv 128x192x768 g4 bias gelu", "conv 128x768x192 g4",
+      "conv 128x768x192 g4 bias residual", "conv 128x768x768 g1", "conv 128x768x768 g1 bias residual",
+      "conv 128x192x192 g4", "conv 128x192x192 g4 bias",
       // MiniLM
       "conv 128x384x1536 g1", "conv 128x384x1536 g1 bias gelu", "conv 128x1536x384 g1", "conv 128x384x384 g1",
       // remainders of rows, of K and of columns

@@ -27,7 +27,9 @@ bool at_marker(pid_t pid) {
   return ptrace(PTRACE_GETSIGINFO, pid, nullptr, &info) == 0 && info.si_code != TRAP_TRACE;
 }
 
-bool stopped(pid_t pid, int status) { return waitpid(pid, &status, 0) == pid && WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP; }
+bool stopped(pid_t pid, int status) {
+  return waitpid(pid, &status, 0) == pid && WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP;
+}
 
 }  // namespace
 
@@ -38,10 +40,9 @@ int64_t count_instructions(Work& work) {
   CPU_SET(sched_getcpu(), &one);
   const bool pinned = sched_getaffinity(0, sizeof before, &before) == 0 && sched_setaffinity(0, sizeof one, &one) == 0;
   const pid_t pid = fork();
-  if (pid < 0) return -1;
   if (pid == 0) child(work);
   int64_t count = -1;
-  if (stopped(pid, 0)) {
+  if (pid > 0 && stopped(pid, 0)) {
     for (count = 0;; count++) {
       if (ptrace(PTRACE_SINGLESTEP, pid, nullptr, nullptr) != 0 || !stopped(pid, 0)) {
         count = -1;
@@ -50,8 +51,7 @@ int64_t count_instructions(Work& work) {
       if (at_marker(pid)) break;
     }
   }
-  kill(pid, SIGKILL);
-  waitpid(pid, nullptr, 0);
+  if (pid > 0) kill(pid, SIGKILL), waitpid(pid, nullptr, 0);
   if (pinned) sched_setaffinity(0, sizeof before, &before);
   return count;
 }

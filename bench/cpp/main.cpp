@@ -16,11 +16,21 @@ using sbk::Compute;
 using sbk::bench::Work;
 
 constexpr const char* kUsage =
-    "usage: sbk_kernel_bench [--isa TIER] [--dtype float32|bfloat16|int8] [--case NAME] [--rounds N] [--milliseconds N]\n"
-    "                        [--calls N | --instructions]\n"
+    "usage: sbk_kernel_bench [--isa TIER] [--dtype float32|bfloat16|int8] [--case NAME] [--rounds N] [--milliseconds "
+    "N]\n"
+    "                        [--calls N | --instructions | --compiler]\n"
     "  --case          part of the name of cases, or the whole name of one that is not listed (cases.h)\n"
     "  --calls         runs each case N times and measures nothing: for a profiler\n"
-    "  --instructions  counts the instructions of one run instead of timing it\n";
+    "  --instructions  counts the instructions of one run instead of timing it\n"
+    "  --compiler      prints what built it, e.g. gcc 12: instruction counts are comparable within one\n";
+
+#define SBK_TEXT(x) #x
+#define SBK_VALUE(x) SBK_TEXT(x)
+#if defined(__clang__)
+constexpr const char* kCompiler = "clang " SBK_VALUE(__clang_major__);
+#else
+constexpr const char* kCompiler = "gcc " SBK_VALUE(__GNUC__);
+#endif
 
 struct Options {
   std::string isa, dtype, name;
@@ -36,7 +46,8 @@ struct Options {
 int64_t positive(const std::string& option, const char* text) {
   char* end = nullptr;
   const int64_t value = std::strtoll(text, &end, 10);
-  if (*text == '\0' || *end != '\0' || value < 1) fail(option + " must be a whole number from 1 on, got '" + text + "'");
+  if (*text == '\0' || *end != '\0' || value < 1)
+    fail(option + " must be a whole number from 1 on, got '" + text + "'");
   return value;
 }
 
@@ -45,6 +56,7 @@ Options parse(int argc, char** argv) {
   for (int i = 1; i < argc; i++) {
     const std::string option = argv[i];
     if (option == "--help") std::printf("%s", kUsage), std::exit(0);
+    if (option == "--compiler") std::printf("%s\n", kCompiler), std::exit(0);
     if (option == "--instructions") {
       options.instructions = true;
       continue;

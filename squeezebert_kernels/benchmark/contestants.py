@@ -60,7 +60,8 @@ Build = Callable[[Setting], Callable[[], Any]]
 class Contestant:
     """``key`` is what --only selects by; ``scope`` is "model" or "encoder"; ``needs`` are packages of the bench extra.
 
-    ``reference`` names another model whose stock output this one is checked against and whose work it does.
+    ``reference`` names another model whose stock output this one is checked against and whose work it does;
+    ``for_padding`` is for one that differs from another only where there is padding.
     """
 
     key: str
@@ -72,6 +73,7 @@ class Contestant:
     models: tuple[str, ...] | None = None
     in_quick: bool = False
     reference: str | None = None
+    for_padding: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -114,10 +116,11 @@ def _shared_copy(model: Any) -> Any:
     return copy.deepcopy(model, {id(t): t for t in tensors})
 
 
-def _ours(setting: Setting, dtype: str) -> Any:
+def _ours(setting: Setting, dtype: str, **options: Any) -> Any:
     from ..optimize import optimize
 
-    return setting.once(("ours", dtype), lambda: optimize(_shared_copy(setting.stock), **OPTIMIZE[dtype]))
+    key = ("ours", dtype, *options)
+    return setting.once(key, lambda: optimize(_shared_copy(setting.stock), **OPTIMIZE[dtype], **options))
 
 
 def _eager(setting: Setting, dtype: str) -> Any:
@@ -130,8 +133,8 @@ def _call(model: Any, inputs: Inputs) -> Callable[[], Any]:
     return lambda: model(input_ids=inputs.ids, attention_mask=inputs.mask)
 
 
-def build_ours(dtype: str) -> Build:
-    return lambda setting: _call(_ours(setting, dtype), setting.inputs)
+def build_ours(dtype: str, **options: Any) -> Build:
+    return lambda setting: _call(_ours(setting, dtype, **options), setting.inputs)
 
 
 def build_eager(dtype: str) -> Build:
@@ -143,7 +146,8 @@ def build_encoder(make_model: Callable[[Setting, str], Any], dtype: str) -> Buil
 
     def build(setting: Setting) -> Callable[[], Any]:
         model = make_model(setting, dtype)
-        encoder, seen = model.encoder, {}
+        encoder = model.encoder
+        seen: dict[str, Any] = {}
 
         def record(*args: Any, **kwargs: Any) -> Any:
             seen["args"], seen["kwargs"] = args, kwargs
@@ -316,6 +320,18 @@ CONTESTANTS = (
     Contestant("ours-fp32", "ours, fp32", "fp32", build_ours("fp32"), in_quick=True),
     Contestant("ours-bf16", "ours, bf16", "bf16", build_ours("bf16"), in_quick=True),
     Contestant("ours-int8", "ours, int8", "int8", build_ours("int8"), in_quick=True),
+    *(
+        Contestant(
+            f"ours-{d}-unpadded",
+            f"ours, {d}, skip_padding",
+            d,
+            build_ours(d, skip_padding=True),
+            models=("squeezebert",),
+            in_quick=True,
+            for_padding=True,
+        )
+        for d in OPTIMIZE
+    ),
     Contestant("eager-fp32", "transformers, fp32", "fp32", build_eager("fp32"), in_quick=True),
     Contestant("eager-bf16", "transformers, bf16", "bf16", build_eager("bf16"), in_quick=True),
     Contestant(

@@ -1,7 +1,8 @@
 """Memory of one contestant, in a process of its own: ``python -m squeezebert_kernels.benchmark.memory KEY MODEL``.
 
 Prints one line of JSON: resident MiB after the imports, after the first two runs, and the highest ever. The stock model
-that a contestant is made from stays alive, as it would for a user who has loaded it; ONNX runtimes get a file made before.
+that a contestant is made from stays alive, as it would for a user who has loaded it; the runtimes for ONNX get a file
+made before.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .contestants import Contestant
-from .workload import Shape
 
-SHAPE = "1x128"
+LENGTH = 128  # or as long as the model can
 
 
 def _resident() -> float:
@@ -59,18 +59,20 @@ def main(argv: list[str]) -> None:
 
     from ..console import quiet_transformers
     from .contestants import RUNTIME, VINO, Setting, select
-    from .workload import load_stock, make_inputs, parse_shape
+    from .workload import Shape, load_stock, make_inputs
 
     quiet_transformers()
     contestant = select([key])[0]
     imported = _resident()
     torch.set_num_threads(int(threads))
-    shape: Shape = parse_shape(SHAPE)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         exported = bool(onnx) and contestant.needs in (RUNTIME, VINO)
         with torch.inference_mode(False):
             stock: Any = None if exported else load_stock(model, checkpoint or None)[0]
-        vocab = 1000 if stock is None else stock.config.vocab_size
+        vocab, length = (1000, LENGTH) if stock is None else (stock.config.vocab_size, LENGTH)
+        if stock is not None:
+            length = min(length, stock.config.max_position_embeddings)
+        shape = Shape(f"1x{length}", (length,))
         setting = Setting(model, stock, make_inputs(shape, vocab), int(threads), Path(folder))
         if exported:
             setting.cache["onnx"] = Path(onnx)

@@ -27,7 +27,7 @@ class NativeUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel on a shape, by names: of the ISA tier, of the dtype ("float32", ...), of the case (bench/cpp/cases.h)."""
+    """A kernel on a shape, by names: the ISA tier's, the dtype's ("float32", ...), the case's (bench/cpp/cases.h)."""
 
     isa: str
     dtype: str

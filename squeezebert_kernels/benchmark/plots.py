@@ -116,9 +116,10 @@ def _roofline(data: dict[str, Any], folder: Path, model: str, threads: int) -> l
         return []
     figure, axis = plt.subplots(figsize=(7.2, 4.6))
     intensities = [r["flops"] / r["bytes"] for r in results]
-    low, high = min(intensities) / 4, max(intensities) * 4
-    for dtype, rates in peaks.items():
-        peak = sorted(rates)[len(rates) // 2]
+    roofs = {dtype: sorted(rates)[len(rates) // 2] for dtype, rates in peaks.items()}
+    low = min(min(intensities), min(roofs.values()) / slope) / 2
+    high = 2 * max(*intensities, max(roofs.values()) / slope)
+    for dtype, peak in roofs.items():
         axis.plot([low, max(low, peak / slope), high], [min(peak, low * slope) / 1e9, peak / 1e9, peak / 1e9],
                   color=COLOURS[dtype], linewidth=1.2, label=f"{dtype} peak, {peak / 1e9:.0f} G/s")  # fmt: skip
     for r in results:

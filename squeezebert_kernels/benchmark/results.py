@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -122,7 +121,7 @@ def heat_table(heat: Heat, shape: Shape, origin: str) -> Table:
         table.add_column(column, justify="right" if column else "left")
     for scope in ("model", "encoder"):
         for result in heat.results:
-            if result.scope == scope:
+            if result.scope == scope and result.status != "left out":
                 table.add_row(*_cells(result))
         table.add_section()
     return table
@@ -145,9 +144,12 @@ def _cells(r: Result) -> list[str]:
 def print_heat(console: Console, heat: Heat, shape: Shape, origin: str) -> None:
     """The table, what was not timed and why, and the sentences that a table cannot say."""
     console.print(heat_table(heat, shape, origin))
+    reasons: dict[tuple[str, str], list[str]] = {}
     for result in heat.results:
         if result.reason:
-            console.print(f"{result.label}: {result.status}: {result.reason}", markup=False, soft_wrap=True)
+            reasons.setdefault((result.status, result.reason), []).append(result.contestant)
+    for (status, reason), keys in reasons.items():
+        console.print(f"{status} ({reason}): {', '.join(keys)}", markup=False, soft_wrap=True)
     median = {r.contestant: r.median_ms for r in heat.results if r.median_ms}
     for dtype in ("fp32", "bf16", "int8"):
         whole, encoder = median.get(f"ours-{dtype}"), median.get(f"ours-{dtype}-encoder")

@@ -21,14 +21,14 @@ TURN_CALLS, TURN_SECONDS = 3, 0.1  # calls that are timed in one turn, and secon
 SLOW, SLOW_RUNS = 1.0, 3  # seconds of a call that is timed this often only
 SETTLE = 0.005  # seconds for the threads of the contestant before to go to sleep
 UNIT = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11, "int8": 1 / 127}
-"""Error of rounding a value near 1. int8: of one of 127 steps, where the largest value is about four times the usual."""
+"""Error of rounding a value near 1. int8: to one of 127 steps, the largest value being about four times the usual."""
 
 
 def tolerance(dtype: str, config: Any) -> float:
     """Allowed relative error (Frobenius norm) of last_hidden_state.
 
-    Rounding errors of the six products of every layer add up like a random walk; sums in float32 contribute one unit per
-    square root of their length. Four times that.
+    Rounding errors of the six products of every layer add up like a random walk; sums in float32 contribute one unit
+    per square root of their length. Four times that.
     """
     products = 6 * config.num_hidden_layers
     length = config.hidden_size if dtype == "fp32" else 1
@@ -137,8 +137,8 @@ def run_heat(
 ) -> Heat:
     """Builds, checks and times ``contestants`` on one model, shape and number of threads.
 
-    ``left_out``: reasons by key of those that are named but not run. ``step(what, share)`` is told what happens next and
-    what share of this heat is done, never while something is timed.
+    ``left_out``: reasons by key of those that are named but not run. ``step(what, share)`` is told what happens next
+    and what share of this heat is done, never while something is timed.
     """
     config = setting.stock.config
     results: list[Result] = []
@@ -235,7 +235,8 @@ def _take_turn(entrant: _Entrant) -> None:
 
 def add_ratios(results: list[Result], peaks: dict[str, float]) -> None:
     """Ratios to ours of the same dtype and scope (fp16: to our fp32), and shares of the floor: FLOPs over the peak."""
-    ours = {(r.scope, r.dtype): r.median_ms for r in results if r.contestant.startswith("ours-")}
+    names = {"model": "ours-{}", "encoder": "ours-{}-encoder"}
+    ours = {(r.scope, r.dtype): r.median_ms for r in results if r.contestant == names[r.scope].format(r.dtype)}
     for result in results:
         if result.median_ms is None:
             continue

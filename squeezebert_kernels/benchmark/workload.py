@@ -87,7 +87,7 @@ def model_flops(config: Any, lengths: Sequence[int]) -> int:
 
 
 def encoder_bytes(config: Any, shape: Shape, dtype: str) -> int:
-    """Least traffic of an encoder: every weight once, the float32 hidden states of real tokens in and out of a layer."""
+    """Least traffic of an encoder: every weight once, float32 hidden states of real tokens in and out of a layer."""
     weights = weights_per_layer(config) * WEIGHT_BYTES[dtype]
     return config.num_hidden_layers * (weights + 2 * 4 * config.hidden_size * shape.tokens)
 

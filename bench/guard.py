@@ -1,0 +1,135 @@
+"""Instructions that the kernels execute, against committed counts: a guard that works on a busy machine.
+
+    python bench/guard.py            compares; exit status 1 if a kernel needs more instructions than it did
+    python bench/guard.py --update   writes the counts of this compiler into the baseline
+
+Counts depend on the compiler's version, so there is a baseline for each. They come from callgrind where valgrind is
+installed and can run the tier, which excludes AVX-512, and from running a kernel step by step in a child process
+otherwise; both give the same numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from squeezebert_kernels.benchmark import native
+
+BASELINE = Path(__file__).with_name("instructions.json")
+TIERS = ("avx2", "avx512", "avx512bf16")
+VALGRIND_TIERS = ("scalar", "avx2")
+CASES = (
+    "conv 24x96x96 g1",
+    "conv 24x96x96 g1 bias gelu",
+    "conv 24x96x96 g1 bias residual",
+    "conv 13x45x70 g1 bias",
+    "encode 24x96 g1",
+    "layer_norm 24x96",
+    "attention 24x48x32 mask",
+)
+
+
+def run_bench(program: Path, *options: str, under: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*under, str(program), *options], capture_output=True, text=True, check=False)
+
+
+def count_with_callgrind(program: Path, isa: str, dtype: str, case: str) -> int | None:
+    """Instructions of one run; None where this case does not exist."""
+    under = ("valgrind", "--tool=callgrind", "--toggle-collect=sbk_counted_run", f"--callgrind-out-file={os.devnull}")
+    done = run_bench(program, "--isa", isa, "--dtype", dtype, "--case", case, "--calls", "1", under=under)
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    return int(found[1]) if found and done.returncode == 0 else None
+
+
+def count_stepwise(program: Path, isa: str, dtype: str, case: str) -> int | None:
+    done = run_bench(program, "--isa", isa, "--dtype", dtype, "--case", case, "--instructions")
+    count = int(done.stdout.split("\t")[-1]) if done.returncode == 0 else -1
+    return count if count > 0 else None
+
+
+def count_all(program: Path, tiers: list[str], counter: str) -> tuple[dict[str, int], list[str]]:
+    """(counts by "isa/dtype/case", tiers that could not be counted)."""
+    counts: dict[str, int] = {}
+    uncounted = []
+    for isa in tiers:
+        callgrind = counter == "callgrind" or (
+            counter == "auto" and isa in VALGRIND_TIERS and shutil.which("valgrind") is not None
+        )
+        count = count_with_callgrind if callgrind else count_stepwise
+        before = len(counts)
+        for dtype in native.DTYPES.values():
+            for case in CASES:
+                number = count(program, isa, dtype, case)
+                if number is not None:
+                    counts[f"{isa}/{dtype}/{case}"] = number
+        if len(counts) == before:
+            uncounted.append(isa)
+        else:
+            print(f"{isa}: {len(counts) - before} kernels counted {'by callgrind' if callgrind else 'step by step'}")
+    return counts, uncounted
+
+
+def compare(counts: dict[str, int], baseline: dict[str, int], tolerance: float) -> int:
+    """Prints what changed; returns how many kernels need more instructions than the tolerance (per cent) allows."""
+    worse = 0
+    for key, count in counts.items():
+        if key not in baseline:
+            print(f"new       {key}: {count}, not in the baseline")
+            continue
+        change = 100 * (count / baseline[key] - 1)
+        if change > tolerance:
+            worse += 1
+            print(f"WORSE     {key}: {baseline[key]} -> {count} instructions, {change:+.1f} %")
+        elif change < -tolerance:
+            print(f"better    {key}: {baseline[key]} -> {count} instructions, {change:+.1f} %: update the baseline")
+    return worse
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Instruction counts of the kernels against committed ones.")
+    parser.add_argument("--update", action="store_true", help="write the counts into the baseline")
+    parser.add_argument("--tolerance", type=float, default=3.0, metavar="PERCENT", help="default: 3")
+    parser.add_argument("--counter", choices=("auto", "callgrind", "step"), default="auto")
+    parser.add_argument("--isa", choices=TIERS, action="append", help="only this tier; may be given several times")
+    args = parser.parse_args(argv)
+
+    try:
+        program = native.build() / "sbk_kernel_bench"
+        here = {case.isa for case in native.cases()}
+    except native.NativeUnavailable as error:
+        print(f"guard: error: {error}", file=sys.stderr)
+        return 2
+    compiler = run_bench(program, "--compiler").stdout.strip()
+    baselines = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
+    wanted = args.isa or list(TIERS)
+    if shutil.which("valgrind") is None:
+        print("valgrind is NOT INSTALLED: every tier is counted step by step, which is slower")
+    counts, uncounted = count_all(program, [isa for isa in wanted if isa in here], args.counter)
+    uncounted += [isa for isa in wanted if isa not in here]
+    for isa in uncounted:
+        print(f"NOT CHECKED: {isa} cannot be {'run' if isa not in here else 'counted'} on this machine")
+    if not counts:
+        print("NOTHING WAS CHECKED")
+        return 1
+    if args.update:
+        baselines[compiler] = dict(sorted({**baselines.get(compiler, {}), **counts}.items()))
+        BASELINE.write_text(json.dumps(baselines, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        print(f"{BASELINE.name}: {len(counts)} counts of {compiler}")
+        return 0
+    if compiler not in baselines:
+        print(f"NOTHING WAS CHECKED: no baseline for {compiler}, only for {', '.join(baselines) or 'nothing'}")
+        return 1
+    worse = compare(counts, baselines[compiler], args.tolerance)
+    print(f"{len(counts)} kernels, {compiler}: " + (f"{worse} WORSE than the baseline" if worse else "none is worse"))
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
