@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import bench, demo, doctor
+from . import demo, doctor
 from .console import UserError
 
 PROGRAM = "squeezebert-kernels"
 
-COMMANDS = {"bench": bench, "demo": demo, "doctor": doctor}
+COMMANDS = {"demo": demo, "doctor": doctor}
 """Subcommands: each module has HELP, add_arguments(parser) and run(args) -> exit status."""
 
 
