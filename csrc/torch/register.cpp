@@ -353,6 +353,8 @@ int64_t packed_bytes(const std::vector<int64_t>& n, const std::vector<int64_t>& 
 
 bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed) {
   const std::vector<UserWeight> checked = user_weights(weights, std::vector<int64_t>(weights.size(), 1));
+  STD_TORCH_CHECK(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.is_contiguous(),
+                  "packed must be a result of ops.pack");
   const char* data = static_cast<const char*>(packed.const_data_ptr());
   const int64_t bytes = packed.numel();
   int64_t offset = 0;
@@ -360,6 +362,7 @@ bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed)
     if (bytes - offset < static_cast<int64_t>(sizeof(sbk::PackedHeader))) return false;
     const auto* header = reinterpret_cast<const sbk::PackedHeader*>(data + offset);
     if (header->n != w.view.n || header->k != w.view.k || header->fingerprint != sbk::fingerprint(w.view)) return false;
+    if (header->bytes <= 0 || header->bytes > bytes - offset) return false;
     offset += header->bytes;
   }
   return true;
