@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Steps behind the Makefile: one line per step, output in build/logs/, one line when something is missing or fails.
 #
-#   scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests
+#   scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan
 #
 # Environment: VENV, PYTHON, TORCH (requirement), TORCH_INDEX_URL (e.g. a CPU-only index), CXX.
 set -euo pipefail
@@ -177,8 +177,12 @@ case ${1:-} in
     PATH=$PWD/$VENV/bin:$PATH
     step "configuring the C++ tests" cpp-configure cmake -S . -B build/cmake -G Ninja -DSBK_BUILD_TESTS=ON
     step "building the C++ tests" cpp-build cmake --build build/cmake
+    ;;
+  asan)
+    find_compiler
+    PATH=$PWD/$VENV/bin:$PATH
     step "configuring the C++ tests with sanitizers" asan-configure cmake --preset asan
     step "building the C++ tests with sanitizers" asan-build cmake --build --preset asan
     ;;
-  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests" ;;
+  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan" ;;
 esac

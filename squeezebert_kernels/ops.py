@@ -103,6 +103,7 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
 
 def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
     """Whether ``packed`` was made from these values, by comparing a sample of every weight (not all of it)."""
+    validation.check_packed(packed)
     return _ops.packed_is_current([w.detach().contiguous() for w in weights], packed)
 
 

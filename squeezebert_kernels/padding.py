@@ -18,13 +18,13 @@ class Unpadded(NamedTuple):
 
     tokens: Tensor  # [T, C]
     offsets: Tensor  # int64 [B + 1]
-    index: Tensor  # int64 [T]: the row of each token in the padded batch, flattened
+    rows: Tensor  # int64 [T]: the row of each token in the padded batch, flattened
     shape: torch.Size  # of the padded batch, [B, S, C]
 
     def pad(self, tokens: Tensor) -> Tensor:
         """``tokens`` [T, C] back in a padded batch; the rows of padding are 0."""
         padded = tokens.new_zeros((self.shape[0] * self.shape[1], self.shape[2]))
-        return padded.index_copy_(0, self.index, tokens).view(self.shape)
+        return padded.index_copy_(0, self.rows, tokens).view(self.shape)
 
 
 def unpad(hidden_states: Tensor, attention_mask: Tensor | None) -> Unpadded | None:
@@ -45,9 +45,9 @@ def unpad(hidden_states: Tensor, attention_mask: Tensor | None) -> Unpadded | No
     lengths = torch.where(lengths == 0, length, lengths)
     if int(lengths.sum()) == batch * length:
         return None
-    index = (positions <= lengths[:, None]).flatten().nonzero()[:, 0]
+    rows = (positions <= lengths[:, None]).flatten().nonzero()[:, 0]
     offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
-    return Unpadded(hidden_states.flatten(0, 1)[index], offsets, index, hidden_states.shape)
+    return Unpadded(hidden_states.flatten(0, 1)[rows], offsets, rows, hidden_states.shape)
 
 
 def set_skip_padding(encoder: nn.Module, skip: bool) -> None:

@@ -120,7 +120,8 @@ def attention_block(
         if attention_mask is not None:
             full = attention_mask.expand(len(bounds) - 1, num_heads, -1, attention_mask.shape[-1])
             mask = full[b : b + 1, :, : last - first, : last - first]
-        parts.append(attention_context(*(t[None, first:last] for t in (q, k, v)), mask, num_heads)[0])
+        one = slice(first, last)
+        parts.append(attention_context(q[None, one], k[None, one], v[None, one], mask, num_heads)[0])
     return torch.cat(parts)
 
 

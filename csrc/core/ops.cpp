@@ -18,17 +18,18 @@ int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 // Rows per task: at most kTokenTile, whole register tiles, and as many tasks as threads can share evenly.
 int64_t token_tile(const KernelTable& table, int64_t rows, int64_t threads, int64_t tasks_per_tile = 1) {
   int64_t tiles = divide_up(rows, kTokenTile);
-  if (tiles * tasks_per_tile % threads != 0) tiles = divide_up(round_up(tiles * tasks_per_tile, threads), tasks_per_tile);
+  if (tiles * tasks_per_tile % threads != 0)
+    tiles = divide_up(round_up(tiles * tasks_per_tile, threads), tasks_per_tile);
   return std::max<int64_t>(round_up(divide_up(rows, tiles), table.tile_rows), table.tile_rows);
 }
 
 // Activations as the convs of an op read them: the floats themselves, or encoded in units (kernels/table.h).
 struct Operand {
   const int32_t* data;
-  int64_t stride;             // units between rows
-  const float* scale;         // int8: [groups][scale_stride]
-  int64_t scale_stride;       // rows
-  int64_t group_units;        // units of a group's slice of a row
+  int64_t stride;        // units between rows
+  const float* scale;    // int8: [groups][scale_stride]
+  int64_t scale_stride;  // rows
+  int64_t group_units;   // units of a group's slice of a row
 
   Operand from(int64_t row) const {
     return {data + row * stride, stride, scale ? scale + row : nullptr, scale_stride, group_units};
@@ -40,7 +41,9 @@ const LowPrecision* low_precision(const KernelTable& table, const PackedHeader& 
 }
 
 // Floats of scratch that `rows` rows of input take when encoded for `w`, and their scales.
-int64_t encoded_size(const PackedHeader& w, int64_t rows) { return w.is(Compute::float32) ? 0 : rows * w.groups * w.units(); }
+int64_t encoded_size(const PackedHeader& w, int64_t rows) {
+  return w.is(Compute::float32) ? 0 : rows * w.groups * w.units();
+}
 int64_t scales_size(const PackedHeader& w, int64_t rows) { return w.is(Compute::int8) ? rows * w.groups : 0; }
 
 // Scratch for encoding `rows` rows; all of it unused in fp32.
@@ -79,8 +82,8 @@ struct Encoder {
   }
 };
 
-// Blocks [first_block, last_block) of a conv over `rows` rows; y and residual start at the first of these blocks' columns, x
-// at group `first_group`.
+// Blocks [first_block, last_block) of a conv over `rows` rows; y and residual start at the first of these blocks'
+// columns, x at group `first_group`.
 void conv_blocks(const KernelTable& table, const Conv& conv, int64_t first_block, int64_t last_block, const Operand& x,
                  int64_t rows, Activation activation, Input residual, Output y, int64_t first_group = 0) {
   const PackedHeader& w = *conv.weight;
@@ -200,7 +203,8 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
     operands[i] = encoder.operand(x);
   }
 
-  // Head-major: a thread's neighbouring tasks share a head's weights, and threads share sequences of any lengths evenly.
+  // Head-major: a thread's neighbouring tasks share a head's weights, and threads share sequences of any lengths
+  // evenly.
   parallel_for(parallel, heads * sequences.batch, [&](int64_t task) {
     const int64_t h = task / sequences.batch, b = task % sequences.batch;
     const int64_t first = sequences.offsets[b], length = sequences.length(b);
@@ -238,22 +242,22 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
     }
     project(0, qk);
     to_units();
-    (half ? table.attention_bfloat16 : table.attention)(
-        {.q = units.data,
-         .ldq = units.stride,
-         .kt = kt.data,
-         .ldk = ldk,
-         .v = values.data,
-         .ldv = ld,
-         .mask = mask.data ? mask.data + b * mask.stride[0] + h * mask.stride[1] : nullptr,
-         .mask_row_stride = mask.stride[2],
-         .context = context.row(first) + h * d,
-         .ldc = context.stride,
-         .scratch = workspace.take(scratch),
-         .rows = length,
-         .keys = length,
-         .d = d,
-         .scale = 1.0f / std::sqrt(static_cast<float>(d))});
+    (half ? table.attention_bfloat16
+          : table.attention)({.q = units.data,
+                              .ldq = units.stride,
+                              .kt = kt.data,
+                              .ldk = ldk,
+                              .v = values.data,
+                              .ldv = ld,
+                              .mask = mask.data ? mask.data + b * mask.stride[0] + h * mask.stride[1] : nullptr,
+                              .mask_row_stride = mask.stride[2],
+                              .context = context.row(first) + h * d,
+                              .ldc = context.stride,
+                              .scratch = workspace.take(scratch),
+                              .rows = length,
+                              .keys = length,
+                              .d = d,
+                              .scale = 1.0f / std::sqrt(static_cast<float>(d))});
   });
 }
 
@@ -262,7 +266,8 @@ void post_attention_block(const KernelTable& table, const Parallel& parallel, co
   if (rows == 0) return;
   const Conv &post = block.post, &up = block.intermediate, &down = block.output;
   const int64_t channels = post.out_channels(), hidden_channels = up.out_channels();
-  // Groups that line up are independent networks; otherwise the whole hidden layer exists before the output conv starts.
+  // Groups that line up are independent networks; otherwise the whole hidden layer exists before the output conv
+  // starts.
   const int64_t parts = up.weight->groups == down.weight->groups ? up.weight->groups : 1;
   const int64_t ldh = hidden_channels / parts, part_columns = channels / parts;
   const int64_t up_blocks = blocks(up) / parts, down_blocks = blocks(down) / parts;

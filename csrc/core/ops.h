@@ -1,7 +1,7 @@
 // The ops over whole tensors: blocking and parallelism around the kernels. Arguments are checked by the frontends.
 //
-// All activations are fp32 and token-major: row r of a tensor starts at data + r * stride. Every function is thread-safe;
-// scratch memory is the calling threads' (core/workspace.h), std::bad_alloc is the only exception.
+// All activations are fp32 and token-major: row r of a tensor starts at data + r * stride. Every function is
+// thread-safe; scratch memory is the calling threads' (core/workspace.h), std::bad_alloc is the only exception.
 #pragma once
 #include <cstdint>
 
@@ -56,8 +56,8 @@ struct AttentionBlock {
   int64_t num_heads;
 };
 
-// Sequences that follow each other in the rows of a matrix: sequence b is rows [offsets[b], offsets[b + 1]). offsets[0] = 0,
-// ascending. The sequences of a padded batch may all have its length, or only their real tokens.
+// Sequences that follow each other in the rows of a matrix: sequence b is rows [offsets[b], offsets[b + 1]). offsets[0]
+// = 0, ascending. The sequences of a padded batch may all have its length, or only their real tokens.
 struct Sequences {
   int64_t batch;
   const int64_t* offsets;  // [batch + 1]
@@ -66,8 +66,8 @@ struct Sequences {
   int64_t length(int64_t b) const { return offsets[b + 1] - offsets[b]; }
 };
 
-// context = attention of every sequence of x with itself. x is [rows][in_channels], context [rows][out_channels]; no overlap.
-// One task per head and sequence: projections, softmax(q k^T / sqrt(d) + mask), times v.
+// context = attention of every sequence of x with itself. x is [rows][in_channels], context [rows][out_channels]; no
+// overlap. One task per head and sequence: projections, softmax(q k^T / sqrt(d) + mask), times v.
 void attention_block(const KernelTable& table, const Parallel& parallel, const AttentionBlock& block, Input x,
                      const Sequences& sequences, const AttentionMask& mask, Output context);
 
@@ -77,9 +77,9 @@ struct PostAttentionBlock {
   Activation activation;
 };
 
-// h = layer_norm(post(context) + residual); y = layer_norm(output(activation(intermediate(h))) + h). One task per tile of
-// tokens; where intermediate and output have equal groups, the hidden activations of one group at a time stay in cache.
-// y may be the residual or the context.
+// h = layer_norm(post(context) + residual); y = layer_norm(output(activation(intermediate(h))) + h). One task per tile
+// of tokens; where intermediate and output have equal groups, the hidden activations of one group at a time stay in
+// cache. y may be the residual or the context.
 void post_attention_block(const KernelTable& table, const Parallel& parallel, const PostAttentionBlock& block,
                           Input context, Input residual, int64_t rows, Output y);
 

@@ -29,17 +29,23 @@ float half_to_float(uint16_t h) {
 
 float value_at(const Weight& w, int64_t i) {
   switch (w.type) {
-    case WeightType::float16: return half_to_float(static_cast<const uint16_t*>(w.data)[i]);
-    case WeightType::bfloat16: return float_from_bits(uint32_t{static_cast<const uint16_t*>(w.data)[i]} << 16);
-    default: return static_cast<const float*>(w.data)[i];
+    case WeightType::float16:
+      return half_to_float(static_cast<const uint16_t*>(w.data)[i]);
+    case WeightType::bfloat16:
+      return float_from_bits(uint32_t{static_cast<const uint16_t*>(w.data)[i]} << 16);
+    default:
+      return static_cast<const float*>(w.data)[i];
   }
 }
 
 int32_t units_per(const KernelTable& table, Compute compute) {
   switch (compute) {
-    case Compute::bfloat16: return table.bfloat16.per;
-    case Compute::int8: return table.int8.per;
-    default: return 1;
+    case Compute::bfloat16:
+      return table.bfloat16.per;
+    case Compute::int8:
+      return table.int8.per;
+    default:
+      return 1;
   }
 }
 
@@ -200,12 +206,13 @@ const PackedHeader* find_section(const KernelTable& table, const Weight& w, int6
     return nullptr;
   }
   const bool known = header->compute <= static_cast<uint16_t>(Compute::int8);
-  const PackedHeader wanted = describe(table, w, num_heads, known ? static_cast<Compute>(header->compute) : Compute::float32);
+  const PackedHeader wanted =
+      describe(table, w, num_heads, known ? static_cast<Compute>(header->compute) : Compute::float32);
   if (!known || header->per != wanted.per || header->n != w.n || header->k != w.k || header->groups != w.groups ||
       header->block != wanted.block || header->bytes != wanted.bytes || header->bytes > bytes - *offset) {
-    *error = "packed was made for a weight [" + std::to_string(header->n) + ", " + std::to_string(header->k) + "] with " +
-             std::to_string(header->groups) + " groups, not for [" + std::to_string(w.n) + ", " + std::to_string(w.k) +
-             "] with " + std::to_string(w.groups);
+    *error = "packed was made for a weight [" + std::to_string(header->n) + ", " + std::to_string(header->k) +
+             "] with " + std::to_string(header->groups) + " groups, not for [" + std::to_string(w.n) + ", " +
+             std::to_string(w.k) + "] with " + std::to_string(w.groups);
     return nullptr;
   }
   *offset += header->bytes;

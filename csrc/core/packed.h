@@ -1,18 +1,18 @@
 // Packed weights: the layout that the kernels read.
 //
 // A buffer holds one section per weight: a 64-byte header, then the values, padded to 64 bytes. The weight [n][k] of a
-// grouped conv has n / block blocks of `block` output columns; no block crosses a group. Within a block, vectors of `lanes`
-// columns form panels of `width` vectors (kernels/panels.h). A unit is 32 bits: `per` values along K (1 fp32, 2 bf16, ...;
-// zero behind K). With  first = the panel's first vector  and  units = ceil(k / per):
+// grouped conv has n / block blocks of `block` output columns; no block crosses a group. Within a block, vectors of
+// `lanes` columns form panels of `width` vectors (kernels/panels.h). A unit is 32 bits: `per` values along K (1 fp32, 2
+// bf16, ...; zero behind K). With  first = the panel's first vector  and  units = ceil(k / per):
 //
 //   unit[b][first * lanes * units  +  step * width * lanes  +  lane]
 //       =  w[b * block + first * lanes + lane][per * step, ..., per * step + per - 1]
 //
 //        step 0: |column 0 .. width*lanes-1|  step 1: |...|  ...        lanes behind the block's last column are 0
 //
-// so that a tile reads B front to back. In int8 a block begins with, for each of its columns and zeros up to whole vectors,
-// int32 offset[column] = -zero_point * sum_k q[column][k]  and then  float scale[column] = max_k |w[column][k]| / 127;
-// q = round(w / scale).
+// so that a tile reads B front to back. In int8 a block begins with, for each of its columns and zeros up to whole
+// vectors, int32 offset[column] = -zero_point * sum_k q[column][k]  and then  float scale[column] = max_k
+// |w[column][k]| / 127; q = round(w / scale).
 #pragma once
 #include <cstdint>
 #include <string>
@@ -55,8 +55,8 @@ struct alignas(64) PackedHeader {
 };
 static_assert(sizeof(PackedHeader) == 64);
 
-// Columns per block: a whole group, or for attention (num_heads > 0) the largest piece that crosses neither a group nor a
-// head, so that every head can be computed on its own.
+// Columns per block: a whole group, or for attention (num_heads > 0) the largest piece that crosses neither a group nor
+// a head, so that every head can be computed on its own.
 int64_t block_columns(const Weight& weight, int64_t num_heads);
 
 // Bytes of the section of `weight`.
@@ -70,8 +70,8 @@ void pack(const KernelTable& table, const Weight& weight, int64_t num_heads, voi
 // A hash of a fixed sample of the values of `weight`, equal for equal values of the same type.
 uint64_t fingerprint(const Weight& weight);
 
-// The section of `weight` at `offset` of a buffer of `bytes`, whatever its Compute, and the offset behind it; null with a
-// message in `error` if it is not one, was packed for another tier or does not have the weight's shape.
+// The section of `weight` at `offset` of a buffer of `bytes`, whatever its Compute, and the offset behind it; null with
+// a message in `error` if it is not one, was packed for another tier or does not have the weight's shape.
 const PackedHeader* find_section(const KernelTable& table, const Weight& weight, int64_t num_heads, const void* buffer,
                                  int64_t bytes, int64_t* offset, std::string* error);
 

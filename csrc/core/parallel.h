@@ -4,8 +4,8 @@
 
 namespace sbk {
 
-// run(context, n, task, arg) calls task(arg, begin, end) for disjoint ranges that cover [0, n), on up to `threads` threads,
-// and returns when all are done. Results never depend on the ranges.
+// run(context, n, task, arg) calls task(arg, begin, end) for disjoint ranges that cover [0, n), on up to `threads`
+// threads, and returns when all are done. Results never depend on the ranges.
 struct Parallel {
   using Task = void (*)(void* arg, int64_t begin, int64_t end);
   void (*run)(void* context, int64_t n, Task task, void* arg);

@@ -9,7 +9,8 @@ namespace sbk {
 
 inline constexpr std::size_t kCacheLine = 64;
 
-// A bump allocator over one buffer. reserve() first, then take(); everything taken before is void after the next reserve().
+// A bump allocator over one buffer. reserve() first, then take(); everything taken before is void after the next
+// reserve().
 class Workspace {
  public:
   // Makes room for `floats` floats and rounding of `pieces` pieces. Throws std::bad_alloc.

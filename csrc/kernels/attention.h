@@ -1,8 +1,8 @@
 // One head of attention over blocks of queries and keys: AttentionArgs in table.h.
 //
-// Per block of query_block rows: for each block of key_block keys, scores into scratch, one pass of softmax over them that
-// also adds the mask, then the probabilities times V onto the running context. With up to key_block keys there is one block,
-// and the running maximum never has to be corrected.
+// Per block of query_block rows: for each block of key_block keys, scores into scratch, one pass of softmax over them
+// that also adds the mask, then the probabilities times V onto the running context. With up to key_block keys there is
+// one block, and the running maximum never has to be corrected.
 #pragma once
 #include "kernels/conv.h"
 #include "kernels/math.h"
@@ -19,8 +19,8 @@ constexpr int64_t round_up_lanes(int64_t n) {
   return (n + V::lanes - 1) / V::lanes * V::lanes;
 }
 
-// Floats between rows of scores for `keys` keys: one cache line more than needed, since a power of two would put all rows
-// of a tile into the same few sets of L1.
+// Floats between rows of scores for `keys` keys: one cache line more than needed, since a power of two would put all
+// rows of a tile into the same few sets of L1.
 template <class V>
 constexpr int64_t score_stride(int64_t keys) {
   return round_up_lanes<V>(keys < key_block ? keys : key_block) + 16;
@@ -101,7 +101,8 @@ SBK_INLINE float softmax_step(float* s, const float* mask, int64_t keys, float s
   for (; c < padded; c++) s[c] = -infinity;
 
   const float new_max = block_max > running_max ? block_max : running_max;
-  // All -inf so far: any finite reference gives exp(-inf) = 0; -inf itself would give NaN before a finite score arrives.
+  // All -inf so far: any finite reference gives exp(-inf) = 0; -inf itself would give NaN before a finite score
+  // arrives.
   const float reference = new_max == -infinity ? 0.0f : new_max;
   const f32 vreference = V::set1(reference);
   f32 vsum = V::zero();
@@ -142,8 +143,8 @@ void attention(const AttentionArgs& p) {
         const float* mask = p.mask ? p.mask + (row + r) * p.mask_row_stride + key : nullptr;
         float* s = scores + r * lds;
         const float shrink = softmax_step<V>(s, mask, keys, p.scale, running_max[r], sum[r]);
-        // In place: what is written lies behind what is still to be read. keys is even but in the last block, and then a
-        // probability 0 is behind them, or the unit is completed with one.
+        // In place: what is written lies behind what is still to be read. keys is even but in the last block, and then
+        // a probability 0 is behind them, or the unit is completed with one.
         if constexpr (E::per > 1) encode_bf16<E>({s, lds, s, lds, nullptr, 1, keys});
         if (key > 0) {
           const f32 factor = V::set1(shrink);

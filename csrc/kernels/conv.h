@@ -97,9 +97,9 @@ void conv(const ConvArgs& p) {
     for (int64_t row = 0; row < p.rows; row += V::tile_rows) {
       const int64_t left = p.rows - row;
       const int rows = static_cast<int>(left < V::tile_rows ? left : V::tile_rows);
-      dispatch_tile<V, ConvTile<E>>(rows, panel.width,
-                                    ConvTileArgs{p, b, offset ? offset + column : nullptr,
-                                                 w_scale ? w_scale + column : nullptr, row, column});
+      dispatch_tile<V, ConvTile<E>>(
+          rows, panel.width,
+          ConvTileArgs{p, b, offset ? offset + column : nullptr, w_scale ? w_scale + column : nullptr, row, column});
     }
   });
 }

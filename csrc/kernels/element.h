@@ -1,10 +1,9 @@
 // Element types of the tile: what a 32-bit unit of A and B holds, and how units multiply.
 //
 //   Vec, per          the vector type for everything else; values in a unit
-//   acc, b32, a32     registers of accumulators, of B, and of A (a_steps units of a row, or a broadcast where that is 1)
-//   mac<s>(c, a, b)   c + a[s] . b per lane
-//   encode_vector(p, x)   stores Vec::lanes floats as A's values, `value_bytes` each
-//   encode_value(p, x)    the same for one
+//   acc, b32, a32     registers of accumulators, of B, and of A (a_steps units of a row, or a broadcast where that is
+//   1) mac<s>(c, a, b)   c + a[s] . b per lane encode_vector(p, x)   stores Vec::lanes floats as A's values,
+//   `value_bytes` each encode_value(p, x)    the same for one
 // F32 and its kin with per = 1 serve every tier; those with instructions of their own are in simd/.
 #pragma once
 #include <cstdint>
@@ -45,8 +44,8 @@ SBK_INLINE uint32_t round_to_bf16(float x) {
   return x == x ? (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u : bits | 0x400000u;
 }
 
-// bf16 where the tier cannot multiply it: values rounded to bf16, kept and multiplied as fp32. Same results up to the order
-// of sums, the speed of fp32.
+// bf16 where the tier cannot multiply it: values rounded to bf16, kept and multiplied as fp32. Same results up to the
+// order of sums, the speed of fp32.
 template <class V>
 struct RoundedBF16 : F32<V> {
   static constexpr int value_bytes = 4, zero_point = 0;

@@ -28,7 +28,8 @@ SBK_INLINE typename V::f32 vexp(typename V::f32 x) {
 }
 
 // x Phi(x) = x / 2 (1 + erf(x / sqrt 2)), the exact GELU (Hendrycks & Gimpel, arXiv 1606.08415).
-// erf(t) = t P(t^2) / Q(t^2), own minimax fit on |t| <= 4 (relative error 2.6e-8 before rounding); erf rounds to +-1 beyond.
+// erf(t) = t P(t^2) / Q(t^2), own minimax fit on |t| <= 4 (relative error 2.6e-8 before rounding); erf rounds to +-1
+// beyond.
 template <class V>
 SBK_INLINE typename V::f32 gelu(typename V::f32 x) {
   using f32 = typename V::f32;
@@ -62,7 +63,8 @@ SBK_INLINE typename V::f32 relu(typename V::f32 x) {
   return V::max(V::zero(), x);
 }
 
-// Applies f to a rows x n block in place. Several vectors at a time: the chains of one hide the latencies of the others.
+// Applies f to a rows x n block in place. Several vectors at a time: the chains of one hide the latencies of the
+// others.
 template <class V, class F>
 SBK_INLINE void for_each_vector(float* y, int64_t ldy, int64_t rows, int64_t n, F f) {
   constexpr int batch = 4;
@@ -83,11 +85,14 @@ template <class V>
 void activate(float* y, int64_t ldy, int64_t rows, int64_t n, Activation activation) {
   using f32 = typename V::f32;
   switch (activation) {
-    case Activation::none: return;
-    case Activation::gelu: return for_each_vector<V>(y, ldy, rows, n, [](f32 x) SBK_INLINE_LAMBDA { return gelu<V>(x); });
+    case Activation::none:
+      return;
+    case Activation::gelu:
+      return for_each_vector<V>(y, ldy, rows, n, [](f32 x) SBK_INLINE_LAMBDA { return gelu<V>(x); });
     case Activation::gelu_tanh:
       return for_each_vector<V>(y, ldy, rows, n, [](f32 x) SBK_INLINE_LAMBDA { return gelu_tanh<V>(x); });
-    case Activation::relu: return for_each_vector<V>(y, ldy, rows, n, [](f32 x) SBK_INLINE_LAMBDA { return relu<V>(x); });
+    case Activation::relu:
+      return for_each_vector<V>(y, ldy, rows, n, [](f32 x) SBK_INLINE_LAMBDA { return relu<V>(x); });
   }
 }
 

@@ -1,9 +1,10 @@
-// The contract of every kernel, beside its arguments. One KernelTable per ISA tier drives dispatch, tests and benchmarks.
+// The contract of every kernel, beside its arguments. One KernelTable per ISA tier drives dispatch, tests and
+// benchmarks.
 //
-// All kernels are stateless: they allocate nothing, spawn nothing, lock nothing, and may run on any number of threads with
-// distinct outputs. Strides are in floats. Pointers need the alignment of a float only.
-// Outputs never overlap inputs unless a kernel says so. Preconditions are the caller's duty (core/ops.cpp checks them);
-// sizes may be 0, but for attention's keys. NaN and infinity propagate as in the formulas.
+// All kernels are stateless: they allocate nothing, spawn nothing, lock nothing, and may run on any number of threads
+// with distinct outputs. Strides are in floats. Pointers need the alignment of a float only. Outputs never overlap
+// inputs unless a kernel says so. Preconditions are the caller's duty (core/ops.cpp checks them); sizes may be 0, but
+// for attention's keys. NaN and infinity propagate as in the formulas.
 //
 // A result depends on the values alone, never on how rows are split between calls: each element is one chain of
 // multiply-adds in the order of K.
@@ -21,28 +22,29 @@ enum class Activation : int32_t { none, gelu, gelu_tanh, relu };
 // instructions want them. In fp32 a unit is a float, and a row of x is its own encoding.
 //
 // y[r] = x[r] encoded for a convolution: ceil(k / per) units, the values behind k zero.
-// int8: q[i] = round(x[i] / scale), scale = max |x[r]| / 127, stored as q + zero_point; NaN or inf in a row make its scale NaN.
+// int8: q[i] = round(x[i] / scale), scale = max |x[r]| / 127, stored as q + zero_point; NaN or inf in a row make its
+// scale NaN.
 struct EncodeArgs {
   const float* x;  // [rows][k]
   int64_t ldx;
-  void* y;      // [rows][ceil(k / per)] units
-  int64_t ldy;  // units between rows
+  void* y;       // [rows][ceil(k / per)] units
+  int64_t ldy;   // units between rows
   float* scale;  // [rows], int8 only
   int64_t rows, k;
 };
 
 // y[r][c] = activation(bias[c] + sum_k x[r][k] * w[c][k] + residual[r][c]),  r < rows, c < n
 struct ConvArgs {
-  const void* x;         // [rows][ceil(k / per)] units
-  int64_t ldx;           // units between rows of x
-  const void* panels;    // w of this block of columns, packed for this tier: core/packed.h has the equation
+  const void* x;          // [rows][ceil(k / per)] units
+  int64_t ldx;            // units between rows of x
+  const void* panels;     // w of this block of columns, packed for this tier: core/packed.h has the equation
   const float* bias;      // [n] or null
   const float* residual;  // [rows][n] or null; may be y itself
   int64_t ldr;
   float* y;  // [rows][n]
   int64_t ldy;
-  int64_t rows, k, n;     // k in values
-  Activation activation;  // not together with a residual
+  int64_t rows, k, n;              // k in values
+  Activation activation;           // not together with a residual
   const float* x_scale = nullptr;  // [rows], int8 only: of encode
 };
 
@@ -58,8 +60,8 @@ struct LayerNormArgs {
   float eps;
 };
 
-// y[c][r] = x[r][c]: columns c < cols, rows r < rows. Writes the rest of the last vector of every y row with unspecified
-// finite or infinite values: ldy >= rows rounded up to lanes.
+// y[c][r] = x[r][c]: columns c < cols, rows r < rows. Writes the rest of the last vector of every y row with
+// unspecified finite or infinite values: ldy >= rows rounded up to lanes.
 struct TransposeArgs {
   const float* x;
   int64_t ldx;
@@ -68,8 +70,8 @@ struct TransposeArgs {
   int64_t rows, cols;
 };
 
-// y[j][c] = the unit (x[2 j][c], x[2 j + 1][c]) in bf16: attention's values as its second product reads them. An odd last
-// row gets a zero partner. Writes whole vectors: ldy >= cols rounded up to lanes.
+// y[j][c] = the unit (x[2 j][c], x[2 j + 1][c]) in bf16: attention's values as its second product reads them. An odd
+// last row gets a zero partner. Writes whole vectors: ldy >= cols rounded up to lanes.
 struct PairRowsArgs {
   const float* x;
   int64_t ldx;
@@ -85,7 +87,8 @@ struct AttentionArgs {
   int64_t ldq;
   const void* kt;  // keys transposed, [ceil(d / per)][keys] units; readable up to `keys` rounded up to lanes
   int64_t ldk;
-  const void* v;  // [ceil(keys / per)][d] units; readable up to d rounded up to lanes, what is behind d reaches no output
+  const void*
+      v;  // [ceil(keys / per)][d] units; readable up to d rounded up to lanes, what is behind d reaches no output
   int64_t ldv;
   const float* mask;        // [rows][keys], last stride 1, or null; may be null with any stride
   int64_t mask_row_stride;  // 0 where all rows share one mask

@@ -4,9 +4,9 @@
 //            |........|........|........|
 //   a row i  |acc[i][0]  acc[i][1]  ... |     acc[i][j] += a[i][k] * b[k][j]   for k = 0, 1, ... in order
 //
-// k counts units of 32 bits: one fp32, two bf16 or four int8 neighbours along K (table.h). The element type E says what a
-// unit is: `mac` is its only line of arithmetic (kernels/element.h). B is a packed panel (ldb = NV * lanes) or any row-major
-// matrix (attention's keys and values).
+// k counts units of 32 bits: one fp32, two bf16 or four int8 neighbours along K (table.h). The element type E says what
+// a unit is: `mac` is its only line of arithmetic (kernels/element.h). B is a packed panel (ldb = NV * lanes) or any
+// row-major matrix (attention's keys and values).
 #pragma once
 #include <cstdint>
 
@@ -20,7 +20,8 @@ template <class E, int MR, int NV>
 using Tile = typename E::acc[MR][NV];
 
 template <class E, int MR, int NV>
-SBK_INLINE void tile_mac(Tile<E, MR, NV>& acc, const int32_t* a, int64_t lda, const int32_t* b, int64_t ldb, int64_t k) {
+SBK_INLINE void tile_mac(Tile<E, MR, NV>& acc, const int32_t* a, int64_t lda, const int32_t* b, int64_t ldb,
+                         int64_t k) {
   constexpr int lanes = E::Vec::lanes;
   int64_t step = 0;
   if constexpr (E::a_steps == 1) {

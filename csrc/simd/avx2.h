@@ -1,5 +1,5 @@
-// AVX2 + FMA: 8 lanes, a tile of 6 x 2 vectors (12 accumulators, 2 of B, 1 broadcast of A; 15 of 16 registers). 4 x 3 is as
-// fast in GCC but spills in clang 19.
+// AVX2 + FMA: 8 lanes, a tile of 6 x 2 vectors (12 accumulators, 2 of B, 1 broadcast of A; 15 of 16 registers). 4 x 3
+// is as fast in GCC but spills in clang 19.
 #pragma once
 #include <immintrin.h>
 
@@ -42,7 +42,9 @@ struct Avx2 {
   }
   static SBK_INLINE a32 load_a(const float* p) { return _mm256_broadcast_ss(p); }
   template <int S>
-  static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) { return _mm256_fmadd_ps(a, b, c); }
+  static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) {
+    return _mm256_fmadd_ps(a, b, c);
+  }
   static SBK_INLINE void transpose(f32 (&r)[8]) {
     f32 t[8], u[8];
     unroll<4>([&](auto i) SBK_INLINE_LAMBDA {

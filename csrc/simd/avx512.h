@@ -1,5 +1,5 @@
-// AVX-512 (F, BW, DQ, VL): 16 lanes, a tile of 8 x 3 vectors (24 accumulators, 3 of B, broadcasts of A from memory). 8 x 3
-// divides 192, 768 and 128: no remainders on SqueezeBERT's own shapes.
+// AVX-512 (F, BW, DQ, VL): 16 lanes, a tile of 8 x 3 vectors (24 accumulators, 3 of B, broadcasts of A from memory). 8
+// x 3 divides 192, 768 and 128: no remainders on SqueezeBERT's own shapes.
 #pragma once
 #include <immintrin.h>
 
@@ -39,7 +39,9 @@ struct Avx512 {
   }
   static SBK_INLINE a32 load_a(const float* p) { return _mm512_set1_ps(*p); }
   template <int S>
-  static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) { return _mm512_fmadd_ps(a, b, c); }
+  static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) {
+    return _mm512_fmadd_ps(a, b, c);
+  }
   static SBK_INLINE void transpose(f32 (&r)[16]) {
     f32 t[16];
     // 4 x 4 blocks within each quarter of the registers, then the quarters.
@@ -53,7 +55,8 @@ struct Avx512 {
     });
     unroll<4>([&](auto i) SBK_INLINE_LAMBDA {
       const f32 a = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88), b = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
-      const f32 c = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0x88), d = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0xdd);
+      const f32 c = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0x88),
+                d = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0xdd);
       r[i] = _mm512_shuffle_f32x4(a, c, 0x88);
       r[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
       r[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);

@@ -1,5 +1,5 @@
-// AVX-512 VNNI: vpdpbusd, four products a lane. It multiplies unsigned by signed bytes, so x is stored plus 128; packing
-// takes 128 times the sum of each column's weights off again.
+// AVX-512 VNNI: vpdpbusd, four products a lane. It multiplies unsigned by signed bytes, so x is stored plus 128;
+// packing takes 128 times the sum of each column's weights off again.
 #pragma once
 #include "simd/avx512.h"
 

@@ -1,5 +1,5 @@
-// AArch64 Advanced SIMD, armv8.0: 4 lanes, a tile of 8 x 2 vectors. A is read four neighbours along K at a time and used by
-// lane (fmla v, v, v.s[i]): a row costs one load for four steps of K, and no splat occupies a register.
+// AArch64 Advanced SIMD, armv8.0: 4 lanes, a tile of 8 x 2 vectors. A is read four neighbours along K at a time and
+// used by lane (fmla v, v, v.s[i]): a row costs one load for four steps of K, and no splat occupies a register.
 #pragma once
 #include <arm_neon.h>
 
@@ -47,7 +47,9 @@ struct Neon {
   }
   static SBK_INLINE a32 load_a(const float* p) { return vld1q_f32(p); }
   template <int S>
-  static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) { return vfmaq_laneq_f32(c, b, a, S); }
+  static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) {
+    return vfmaq_laneq_f32(c, b, a, S);
+  }
   using i32 = int32x4_t;
   static SBK_INLINE i32 load_i32(const int32_t* p) { return vld1q_s32(p); }
   static SBK_INLINE i32 set1_i32(int32_t x) { return vdupq_n_s32(x); }

@@ -7,13 +7,11 @@
 //   a32, a_steps        an operand of A: `a_steps` neighbours along K of one row, loaded at once
 //   load_a(p)           reads a_steps floats at p
 //   mac<s>(c, a, b)     c + a[s] * b, rounded once where the ISA has a fused multiply-add
-//   load/store(p)       unaligned; load_partial/store_partial(p, n) touch only the first n < lanes floats, zero the rest
-//   min(a, b), max(a, b)   return b where either is NaN, so that max(limit, x) keeps a NaN of x
-//   zero_if_less(r, x, y)  x < y ? 0 : r, per lane
-//   pow2(n)             2^n for integral n in [-126, 128]; 2^128 is inf
-//   i32, load_i32, set1_i32, mac_i32, to_float   integers, for tiers without narrow products (kernels/element.h)
-//   transpose(r)        r[i][j] <-> r[j][i] of a lanes x lanes block
-//   reduce_add/reduce_max  over the lanes, in a fixed order
+//   load/store(p)       unaligned; load_partial/store_partial(p, n) touch only the first n < lanes floats, zero the
+//   rest min(a, b), max(a, b)   return b where either is NaN, so that max(limit, x) keeps a NaN of x zero_if_less(r, x,
+//   y)  x < y ? 0 : r, per lane pow2(n)             2^n for integral n in [-126, 128]; 2^128 is inf i32, load_i32,
+//   set1_i32, mac_i32, to_float   integers, for tiers without narrow products (kernels/element.h) transpose(r) r[i][j]
+//   <-> r[j][i] of a lanes x lanes block reduce_add/reduce_max  over the lanes, in a fixed order
 // Everything is in an anonymous namespace: each ISA tier is compiled with flags of its own, and two tiers must never
 // share a function that the linker could merge.
 #pragma once
@@ -55,7 +53,9 @@ struct Scalar {
   }
   static SBK_INLINE a32 load_a(const float* p) { return *p; }
   template <int S>
-  static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) { return a * b + c; }
+  static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) {
+    return a * b + c;
+  }
   using i32 = int32_t;
   static SBK_INLINE i32 load_i32(const int32_t* p) { return *p; }
   static SBK_INLINE i32 set1_i32(int32_t x) { return x; }

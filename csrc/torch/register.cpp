@@ -1,6 +1,6 @@
 // The CPU kernels as torch ops, on the LibTorch stable ABI: the only file that includes torch headers. Schemas, shape
-// functions and gradients are in squeezebert_kernels/ops.py, which also checks arguments with better messages; the checks
-// here keep a direct call through torch.ops from reading out of bounds.
+// functions and gradients are in squeezebert_kernels/ops.py, which also checks arguments with better messages; the
+// checks here keep a direct call through torch.ops from reading out of bounds.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -88,22 +88,30 @@ struct UserWeight {
   sbk::Weight view;
 
   UserWeight(const Tensor& t, int64_t groups) : tensor(t) {
-    STD_TORCH_CHECK(t.is_cpu() && t.dim() >= 2 && groups > 0 && t.size(0) > 0 && t.size(1) > 0 && t.size(0) % groups == 0,
-                    "weight ", shape(t), " with groups=", groups, " is not a conv weight on CPU");
+    STD_TORCH_CHECK(
+        t.is_cpu() && t.dim() >= 2 && groups > 0 && t.size(0) > 0 && t.size(1) > 0 && t.size(0) % groups == 0,
+        "weight ", shape(t), " with groups=", groups, " is not a conv weight on CPU");
     for (int64_t i = 2; i < t.dim(); i++) STD_TORCH_CHECK(t.size(i) == 1, "weight ", shape(t), " is not pointwise");
     if (!t.is_contiguous()) tensor = torch::stable::contiguous(t);
     sbk::WeightType type = sbk::WeightType::float32;
     switch (t.scalar_type()) {
-      case ScalarType::Float: break;
-      case ScalarType::Half: type = sbk::WeightType::float16; break;
-      case ScalarType::BFloat16: type = sbk::WeightType::bfloat16; break;
-      default: STD_TORCH_CHECK(false, "weight must be float32, float16 or bfloat16");
+      case ScalarType::Float:
+        break;
+      case ScalarType::Half:
+        type = sbk::WeightType::float16;
+        break;
+      case ScalarType::BFloat16:
+        type = sbk::WeightType::bfloat16;
+        break;
+      default:
+        STD_TORCH_CHECK(false, "weight must be float32, float16 or bfloat16");
     }
     view = {tensor.const_data_ptr(), type, t.size(0), t.size(1), groups};
   }
 };
 
-// Asks for huge pages: streaming the weights of a small batch is bound by TLB misses otherwise (20 against 31 GB/s measured).
+// Asks for huge pages: streaming the weights of a small batch is bound by TLB misses otherwise (20 against 31 GB/s
+// measured).
 void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t huge = uintptr_t{2} << 20;
@@ -230,7 +238,8 @@ Tensor attention_block(const Tensor& x_, const Tensor& q_weight, const OptionalT
     STD_TORCH_CHECK(offsets.front() == 0 && offsets.back() == x_.size(0), "offsets must go from 0 to the ", x_.size(0),
                     " tokens of x, got ", offsets.front(), " to ", offsets.back());
     for (size_t b = 1; b < offsets.size(); b++) {
-      STD_TORCH_CHECK(offsets[b] >= offsets[b - 1], "offsets must ascend, got ", offsets[b], " behind ", offsets[b - 1]);
+      STD_TORCH_CHECK(offsets[b] >= offsets[b - 1], "offsets must ascend, got ", offsets[b], " behind ",
+                      offsets[b - 1]);
       length = std::max(length, offsets[b] - offsets[b - 1]);
     }
   } else {
@@ -263,18 +272,17 @@ Tensor attention_block(const Tensor& x_, const Tensor& q_weight, const OptionalT
     if (length > 1 && mask_->stride(dims - 1) != 1) mask_tensor = torch::stable::contiguous(*mask_);
     for (int64_t i = 0; i + 1 < dims; i++) {
       const int64_t size = mask_tensor->size(i), to = 4 - dims + i;
-      STD_TORCH_CHECK(size == 1 || size == wanted[to], "attention_mask ", shape(*mask_), " does not broadcast to [", batch,
-                      ", ", num_heads, ", ", length, ", ", length, "]");
+      STD_TORCH_CHECK(size == 1 || size == wanted[to], "attention_mask ", shape(*mask_), " does not broadcast to [",
+                      batch, ", ", num_heads, ", ", length, ", ", length, "]");
       mask.stride[to] = size == 1 ? 0 : mask_tensor->stride(i);
     }
     mask.data = static_cast<const float*>(mask_tensor->const_data_ptr());
   }
 
   Tensor context = new_output(x.tensor, n);
-  sbk::attention_block(
-      table(), torch_parallel(),
-      {convs.with_bias(0, q_bias), convs.with_bias(1, k_bias), convs.with_bias(2, v_bias), num_heads}, x.matrix(), {batch, offsets.data()},
-      mask, {mutable_floats(context), n});
+  sbk::attention_block(table(), torch_parallel(),
+                       {convs.with_bias(0, q_bias), convs.with_bias(1, k_bias), convs.with_bias(2, v_bias), num_heads},
+                       x.matrix(), {batch, offsets.data()}, mask, {mutable_floats(context), n});
   return context;
 }
 
@@ -302,15 +310,14 @@ Tensor post_attention_block(const Tensor& context_, const Tensor& residual_, con
       output_bias(output_bias_, n, "output_bias"), output_gamma(output_norm_weight, n, "output_norm_weight"),
       output_beta(output_norm_bias, n, "output_norm_bias");
   Tensor y = new_output(residual.tensor, n);
-  sbk::post_attention_block(
-      table(), torch_parallel(),
-      {convs.with_bias(0, post_bias),
-       convs.with_bias(1, intermediate_bias),
-       convs.with_bias(2, output_bias),
-       {gamma.data(), beta.data(), static_cast<float>(post_eps)},
-       {output_gamma.data(), output_beta.data(), static_cast<float>(output_eps)},
-       activation_from(activation)},
-      context.matrix(), residual.matrix(), context.rows(), {mutable_floats(y), n});
+  sbk::post_attention_block(table(), torch_parallel(),
+                            {convs.with_bias(0, post_bias),
+                             convs.with_bias(1, intermediate_bias),
+                             convs.with_bias(2, output_bias),
+                             {gamma.data(), beta.data(), static_cast<float>(post_eps)},
+                             {output_gamma.data(), output_beta.data(), static_cast<float>(output_eps)},
+                             activation_from(activation)},
+                            context.matrix(), residual.matrix(), context.rows(), {mutable_floats(y), n});
   return y;
 }
 
@@ -346,6 +353,8 @@ int64_t packed_bytes(const std::vector<int64_t>& n, const std::vector<int64_t>& 
 
 bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed) {
   const std::vector<UserWeight> checked = user_weights(weights, std::vector<int64_t>(weights.size(), 1));
+  STD_TORCH_CHECK(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.is_contiguous(),
+                  "packed must be a result of ops.pack");
   const char* data = static_cast<const char*>(packed.const_data_ptr());
   const int64_t bytes = packed.numel();
   int64_t offset = 0;
@@ -353,6 +362,7 @@ bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed)
     if (bytes - offset < static_cast<int64_t>(sizeof(sbk::PackedHeader))) return false;
     const auto* header = reinterpret_cast<const sbk::PackedHeader*>(data + offset);
     if (header->n != w.view.n || header->k != w.view.k || header->fingerprint != sbk::fingerprint(w.view)) return false;
+    if (header->bytes <= 0 || header->bytes > bytes - offset) return false;
     offset += header->bytes;
   }
   return true;

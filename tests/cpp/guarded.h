@@ -21,9 +21,7 @@ namespace test {
 enum class Flush { start, end };
 
 inline constexpr uint32_t kCanary = 0x7fc0dead;
-inline bool is_canary(float x) {
-  return std::bit_cast<uint32_t>(x) == kCanary;
-}
+inline bool is_canary(float x) { return std::bit_cast<uint32_t>(x) == kCanary; }
 
 class Buffer {
  public:

@@ -1,5 +1,6 @@
 // LowPrecision::encode and LowPrecision::conv, bf16 and int8, against the oracle on the rounded operands: what a low
-// precision convolution may differ in is the rounding of its operands, which is exact arithmetic here, and nothing else.
+// precision convolution may differ in is the rounding of its operands, which is exact arithmetic here, and nothing
+// else.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -178,7 +179,8 @@ void run(const sbk::KernelTable& table, Compute compute, const Case& c) {
       const double scales = a.scale * b.scale, added = c.bias ? bias.at(0, col) : 0;
       Real value{sum * scales + added, roundings * kUnit * (size * scales + std::fabs(added))};
       if (c.residual) {
-        value.value += residual.at(r, col), value.error += kUnit * (std::fabs(value.value) + std::fabs(residual.at(r, col)));
+        value.value += residual.at(r, col),
+            value.error += kUnit * (std::fabs(value.value) + std::fabs(residual.at(r, col)));
       }
       expected.at(r, col) = activate(value, c.activation);
     }
@@ -229,7 +231,7 @@ TEST(nan_and_infinity_poison_their_row) {
       sbk::pack(table, weight, 0, section.data(), sbk::serial(), Compute::int8);
       low.conv({.x = encoded.data(),
                 .ldx = units,
-                    .panels = reinterpret_cast<const sbk::PackedHeader*>(section.data())->values(),
+                .panels = reinterpret_cast<const sbk::PackedHeader*>(section.data())->values(),
                 .bias = nullptr,
                 .residual = nullptr,
                 .ldr = 0,

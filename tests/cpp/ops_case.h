@@ -26,7 +26,6 @@ struct Uniform {
   sbk::Sequences sequences() const { return {static_cast<int64_t>(offsets.size()) - 1, offsets.data()}; }
 };
 
-
 // A grouped conv [n][k] with random weights, in guarded memory that nobody may write to.
 struct RandomConv {
   int64_t n, k, groups;
@@ -75,12 +74,8 @@ struct RandomNorm {
   Reals expected(const Reals& x, int64_t lanes) const { return layer_norm(x, gamma.data(), beta.data(), eps, lanes); }
 };
 
-inline sbk::Input input(const Matrix& m) {
-  return {m.data(), m.stride()};
-}
-inline sbk::Output output(Matrix& m) {
-  return {m.data(), m.stride()};
-}
+inline sbk::Input input(const Matrix& m) { return {m.data(), m.stride()}; }
+inline sbk::Output output(Matrix& m) { return {m.data(), m.stride()}; }
 
 // Any divisor of n.
 inline int64_t divisor(Random& random, int64_t n) {
@@ -90,9 +85,7 @@ inline int64_t divisor(Random& random, int64_t n) {
   }
   return all[random.below(static_cast<int64_t>(all.size()))];
 }
-inline int64_t common_divisor(Random& random, int64_t a, int64_t b) {
-  return divisor(random, std::gcd(a, b));
-}
+inline int64_t common_divisor(Random& random, int64_t a, int64_t b) { return divisor(random, std::gcd(a, b)); }
 
 struct AttentionShape {
   int64_t batch, length, in, channels, heads, q_groups, k_groups, v_groups;

@@ -15,15 +15,9 @@ using namespace test;
 
 constexpr Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu};
 
-Activation any_activation(Random& random) {
-  return kActivations[random.below(4)];
-}
-WeightType any_type(Random& random) {
-  return random.below(3) == 0 ? WeightType::bfloat16 : WeightType::float32;
-}
-Flush any_end(Random& random) {
-  return kBothEnds[random.below(2)];
-}
+Activation any_activation(Random& random) { return kActivations[random.below(4)]; }
+WeightType any_type(Random& random) { return random.below(3) == 0 ? WeightType::bfloat16 : WeightType::float32; }
+Flush any_end(Random& random) { return kBothEnds[random.below(2)]; }
 
 // One row now and then, often around the 64 rows of a task, sometimes none.
 int64_t any_rows(Random& random) {
@@ -92,8 +86,8 @@ void run_attention(const sbk::KernelTable& table, Random& random, const Attentio
   const Flush flush = any_end(random);
   Matrix x(rows, s.in, s.in + 3, flush), context(rows, s.channels, s.channels + random.below(2) * 9, flush);
   x.fill(random).freeze();
-  sbk::attention_block(table, sbk::serial(), attention.block(), input(x), Uniform(s.batch, s.length).sequences(), mask.mask,
-                       output(context));
+  sbk::attention_block(table, sbk::serial(), attention.block(), input(x), Uniform(s.batch, s.length).sequences(),
+                       mask.mask, output(context));
   check_close(context, attention.expected(Reals(x), mask));
 }
 

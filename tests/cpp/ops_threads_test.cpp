@@ -38,8 +38,7 @@ class Network {
     const sbk::Output context{result.data(), c}, y{context.data + size, c}, norm{y.data + size, c};
     const sbk::Output up{norm.data + size, hidden};
     sbk::attention_block(table_, parallel, attention_.block(), input(x_),
-                         Uniform(shape_.batch, shape_.length).sequences(), mask_.mask,
-                         context);
+                         Uniform(shape_.batch, shape_.length).sequences(), mask_.mask, context);
     const sbk::Input in{context.data, c};
     sbk::post_attention_block(table_, parallel, post_.block(), in, input(residual_), rows_, y);
     sbk::grouped_pointwise_conv_layer_norm(table_, parallel, post_.post.conv(), post_.post_norm.norm(), in,

@@ -150,12 +150,8 @@ void check_all_values(const sbk::KernelTable& table, WeightType type, int expone
   }
 }
 
-TEST(float16_is_exact) {
-  check_all_values(table, WeightType::float16, 5);
-}
-TEST(bfloat16_is_exact) {
-  check_all_values(table, WeightType::bfloat16, 8);
-}
+TEST(float16_is_exact) { check_all_values(table, WeightType::float16, 5); }
+TEST(bfloat16_is_exact) { check_all_values(table, WeightType::bfloat16, 8); }
 
 TEST(special_weights_stay) {
   const float w[] = {INFINITY, -INFINITY, std::numeric_limits<float>::quiet_NaN(), -0.0f, 1e-42f, 3.4e38f};

@@ -11,9 +11,7 @@ namespace test {
 
 inline constexpr Flush kBothEnds[] = {Flush::start, Flush::end};
 
-inline int64_t round_up(int64_t n, int64_t to) {
-  return (n + to - 1) / to * to;
-}
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Sorted, without repetitions and without what is below `lowest`.
 inline std::vector<int64_t> sizes(std::vector<int64_t> v, int64_t lowest = 1) {
