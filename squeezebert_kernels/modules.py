@@ -237,6 +237,15 @@ def why_not_fused(parts: LayerParts) -> str | None:
         # transformers 4's BertSdpaSelfAttention drops probabilities by this number, not by its dropout module.
         if container.training and getattr(container, "dropout_prob", 0) > 0:
             return f"training with dropout {container.dropout_prob}"
+    known = {id(child) for child in parts.children()}
+    for container in parts.containers:
+        for child in container.children():
+            if id(child) in known:
+                continue
+            # What transformers' SqueezeBertSelfAttention calls besides its projections.
+            stock = type(child) is nn.Softmax or type(child).__name__ == "MatMulWrapper"
+            if not stock or has_hooks(child) or "forward" in child.__dict__:
+                return f"{type(child).__name__} has hooks or is not of a stock layer"
     for dropout in parts.dropouts:
         if type(dropout) is not nn.Dropout:
             return f"a dropout is a {type(dropout).__name__}, not an nn.Dropout"

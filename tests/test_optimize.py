@@ -211,6 +211,20 @@ def change_forward(layer, conv, norm):
     conv.forward = lambda x: stock(x) * 2
 
 
+def test_hooks_inside_attention_are_honoured():
+    model = squeezebert()
+    before = run(model, batch())
+    sbk.optimize(model)
+    run(model, batch())
+    handle = model.encoder.layers[0].attention.softmax.register_forward_hook(lambda module, args, out: out * 0.5)
+    assert not torch.allclose(run(model, batch()), before, atol=1e-3)
+    assert "Softmax has hooks" in sbk.report(model).fallbacks[0].reason
+    handle.remove()
+    assert_same(run(model, batch()), before)
+    model.encoder.layers[0].attention.softmax = nn.Identity()
+    assert "Identity" in sbk.report(model).fallbacks[0].reason
+
+
 def change_bias(layer, conv, norm):
     conv.bias = None
 
