@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 
 from .benchmark import memory, plots, results
-from .benchmark.contestants import RUNTIME, VINO, Contestant, Setting, onnx_file, select
+from .benchmark.contestants import Contestant, Setting, select
 from .benchmark.runner import Heat, PeakMeter, run_heat
-from .benchmark.workload import MODELS, Shape, load_stock, make_inputs, parse_shape
+from .benchmark.workload import MODELS, Shape, load_stock, make_inputs, parse_shape, text_ids
 from .console import UserError, checked_isa, machine_line, make_console, make_progress, quiet_transformers, usable_cpus
 from .demo import check_checkpoint
 
@@ -174,12 +174,13 @@ class Race:
                 if shape.length > longest:
                     raise UserError(f"--shapes: {shape.name} is longer than {MODELS[model]}'s {longest} positions")
             vocab = min(config.vocab_size, 30522)  # BERT-base's, which may stand beside it
-            setting = Setting(model, stock, make_inputs(shapes[0], vocab), threads[0], Path(folder))
+            text = text_ids() if model == "minilm" else None  # real weights want real text: int8 is checked on it
+            setting = Setting(model, stock, make_inputs(shapes[0], vocab, text), threads[0], Path(folder))
             for count in threads:
                 for shape in shapes:
                     padded = shape.tokens < shape.batch * shape.length
                     heat = self._run(
-                        replace(setting, inputs=make_inputs(shape, vocab), threads=count),
+                        replace(setting, inputs=make_inputs(shape, vocab, text), threads=count),
                         shape,
                         [c for c in contestants if padded or not c.for_padding],
                     )
@@ -217,6 +218,5 @@ class Race:
             task = progress.add_task(f"{MODELS[setting.name]}: memory", total=len(chosen))
             for contestant in chosen:
                 progress.refresh()
-                file = onnx_file(setting) if contestant.needs in (RUNTIME, VINO) else None
-                self.memory.append(memory.measure(contestant, setting.name, checkpoint, threads, file))
+                self.memory.append(memory.measure(contestant, setting.name, checkpoint, threads, setting.folder))
                 progress.advance(task)

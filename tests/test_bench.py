@@ -94,6 +94,13 @@ def test_ragged_shape():
     assert (inputs.ids[inputs.mask == 0] == 0).all()
 
 
+def test_inputs_out_of_a_text():
+    text = torch.arange(1000, 1010)
+    inputs = workload.make_inputs(workload.Shape("test", (4, 7)), 99, text)
+    assert inputs.ids.tolist() == [[101, 1001, 1002, 102, 0, 0, 0], [101, 1005, 1006, 1007, 1008, 1009, 102]]
+    assert inputs.mask.sum(1).tolist() == [4, 7]
+
+
 def test_contestants_have_distinct_keys():
     keys = [c.key for c in contestants.CONTESTANTS]
     assert len(set(keys)) == len(keys)
@@ -324,10 +331,10 @@ def test_peaks_and_bandwidth_are_part_of_a_run(monkeypatch, tiny_checkpoint, tmp
     assert model["percent_of_floor"] == pytest.approx(100 * model["flops"] / 1e9 / (model["median_ms"] / 1e3))
 
 
-def test_memory_of_a_contestant(tiny_checkpoint):
+def test_memory_of_a_contestant(tiny_checkpoint, tmp_path):
     from squeezebert_kernels.benchmark import memory
 
-    row = memory.measure(contestants.select(["ours-int8"])[0], "squeezebert", str(tiny_checkpoint), 1, None)
+    row = memory.measure(contestants.select(["ours-int8"])[0], "squeezebert", str(tiny_checkpoint), 1, tmp_path)
     assert "error" not in row, row
     assert 0 < row["imports_mib"] <= row["resident_mib"] <= row["peak_mib"]
 

@@ -20,26 +20,34 @@ from .contestants import Contestant
 LENGTH = 128  # or as long as the model can
 
 
-def _resident() -> float:
+def _status(field: str) -> float | None:
+    """MiB that Linux has in this field for this process."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{field}:"):
                 return int(line.split()[1]) / 1024
     except OSError:
         pass
-    return float("nan")
+    return None
+
+
+def _resident() -> float:
+    resident = _status("VmRSS")
+    return _peak() if resident is None else resident
 
 
 def _peak() -> float:
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return highest / (2**20 if sys.platform == "darwin" else 2**10)
+    # Not ru_maxrss on Linux: a child begins with its parent's.
+    highest = _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 if highest is None else highest
 
 
-def measure(
-    contestant: Contestant, model: str, checkpoint: str | None, threads: int, onnx: Path | None
-) -> dict[str, Any]:
-    """The numbers of ``contestant``, from a new process; {"contestant", "model", "error"} where it fails."""
-    command = [sys.executable, "-m", __name__, contestant.key, model, str(threads), str(onnx or ""), checkpoint or ""]
+def measure(contestant: Contestant, model: str, checkpoint: str | None, threads: int, exported: Path) -> dict[str, Any]:
+    """The numbers of ``contestant``, from a new process; {"contestant", "model", "error"} where it fails.
+
+    ``exported`` is the folder with the model's ONNX files, for contestants that start from one.
+    """
+    command = [sys.executable, "-m", __name__, contestant.key, model, str(threads), str(exported), checkpoint or ""]
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
@@ -51,31 +59,31 @@ def measure(
 
 
 def main(argv: list[str]) -> None:
-    key, model, threads, onnx, checkpoint = argv
+    wanted, model, threads, exported, checkpoint = argv
     import tempfile
 
     import torch
     import transformers  # noqa: F401  (counted among the imports)
 
     from ..console import quiet_transformers
-    from .contestants import RUNTIME, VINO, Setting, select
+    from .contestants import RUNTIME, VINO, Setting, onnx_path, select
     from .workload import Shape, load_stock, make_inputs
 
     quiet_transformers()
-    contestant = select([key])[0]
+    contestant = select([wanted])[0]
     imported = _resident()
     torch.set_num_threads(int(threads))
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        exported = bool(onnx) and contestant.needs in (RUNTIME, VINO)
+        from_file = contestant.needs in (RUNTIME, VINO)
         with torch.inference_mode(False):
-            stock: Any = None if exported else load_stock(model, checkpoint or None)[0]
+            stock: Any = None if from_file else load_stock(model, checkpoint or None)[0]
         vocab, length = (1000, LENGTH) if stock is None else (stock.config.vocab_size, LENGTH)
         if stock is not None:
             length = min(length, stock.config.max_position_embeddings)
         shape = Shape(f"1x{length}", (length,))
         setting = Setting(model, stock, make_inputs(shape, vocab), int(threads), Path(folder))
-        if exported:
-            setting.cache["onnx"] = Path(onnx)
+        for key, kind in (("onnx", ""), ("onnx-int8", "-int8")):
+            setting.cache[key] = onnx_path(Path(exported), model, kind)
         call = contestant.build(setting)
         call()
         call()

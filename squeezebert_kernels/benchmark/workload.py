@@ -14,6 +14,7 @@ from torch import Tensor
 from ..console import UserError
 
 MODELS = {"squeezebert": "SqueezeBERT", "bert-base": "BERT-base", "minilm": "MiniLM-L6"}
+CLS, SEP = 101, 102  # of BERT's uncased vocabulary
 RAGGED_BATCH, RAGGED_SHORTEST, RAGGED_LONGEST = 32, 16, 128
 CONV_GROUPS = ("q_groups", "k_groups", "v_groups", "post_attention_groups", "intermediate_groups", "output_groups")
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
@@ -100,12 +101,29 @@ class Inputs:
     mask: Tensor
 
 
-def make_inputs(shape: Shape, vocab_size: int) -> Inputs:
-    """Random ids behind a mask that hides the padding."""
-    generator = torch.Generator().manual_seed(shape.batch * 10007 + shape.length)
-    ids = torch.randint(1, vocab_size, (shape.batch, shape.length), generator=generator)
+def make_inputs(shape: Shape, vocab_size: int, text: Tensor | None = None) -> Inputs:
+    """Random ids, or sequences out of ``text``, behind a mask that hides the padding."""
     mask = (torch.arange(shape.length) < torch.tensor(shape.lengths)[:, None]).long()
-    return Inputs(ids * mask, mask)
+    if text is None:
+        generator = torch.Generator().manual_seed(shape.batch * 10007 + shape.length)
+        return Inputs(torch.randint(1, vocab_size, mask.shape, generator=generator) * mask, mask)
+    ids, start = torch.zeros_like(mask), 0
+    for row, length in zip(ids, shape.lengths):
+        row[:length] = text[torch.arange(start, start + length) % len(text)]
+        row[0], row[length - 1] = CLS, SEP
+        start += length
+    return Inputs(ids, mask)
+
+
+def text_ids() -> Tensor:
+    """The demo's passages as one row of token ids of BERT's uncased vocabulary; needs MiniLM's files."""
+    from transformers import AutoTokenizer
+
+    from ..demo import load_passages, minilm_folder
+
+    text = " ".join(passage["text"] for passage in load_passages()["passages"])
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder(), model_max_length=10**9)
+    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def load_stock(name: str, checkpoint: str | None = None) -> tuple[torch.nn.Module, str]:
