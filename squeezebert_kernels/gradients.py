@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -169,3 +169,70 @@ def post_attention_backward(
         dh, context, post_w, post_b, residual, post_nw, post_nb, groups=groups[0], eps=eps[0], needs=needs[0]
     )
     return first, inter, out
+
+
+def _register(library: Any, name: str, backward: Any) -> None:
+    """``backward(grad, inputs, needs)`` -> the gradients of the leading inputs; the options behind them get None."""
+
+    def setup_context(ctx, inputs, output):
+        tensors = [t if isinstance(t, Tensor) else None for t in inputs]
+        ctx.is_tensor = [t is not None for t in tensors]
+        ctx.options = [None if is_tensor else value for is_tensor, value in zip(ctx.is_tensor, inputs)]
+        ctx.save_for_backward(*[t for t in tensors if t is not None])
+
+    def run(ctx, grad):
+        saved = iter(ctx.saved_tensors)
+        inputs = [next(saved) if is_tensor else value for is_tensor, value in zip(ctx.is_tensor, ctx.options)]
+        # One entry for each argument of the call, which may leave out trailing ones.
+        given = ctx.needs_input_grad
+        needs = (*given, *[False] * (len(inputs) - len(given)))
+        with torch.amp.autocast(grad.device.type, enabled=False):
+            grads = list(backward(grad, inputs, needs))
+        grads += [None] * (len(inputs) - len(grads))
+        return tuple(g if need else None for g, need in zip(grads, given))
+
+    torch.library.register_autograd(f"{library.ns}::{name}", run, setup_context=setup_context, lib=library)
+
+
+def _conv_gradient(grad, inputs, needs):
+    x, weight, bias, groups, activation, _ = inputs
+    return conv_activation_backward(grad, x, weight, bias, groups, activation, needs)
+
+
+def _conv_layer_norm_gradient(grad, inputs, needs):
+    *tensors, groups, eps, _ = inputs
+    return conv_layer_norm_backward(grad, *tensors, groups=groups, eps=eps, needs=needs)
+
+
+def _attention_gradient(grad, inputs, needs):
+    x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, *groups, _, offsets = inputs
+    if offsets is not None:
+        raise NotImplementedError("attention_block has no gradient with offsets")
+    dx, (q, k, v), dmask = attention_backward(
+        grad, x, (q_w, k_w, v_w), (q_b, k_b, v_b), mask, num_heads, groups,
+        needs[0], (needs[1], needs[3], needs[5]), (needs[2], needs[4], needs[6]),
+    )  # fmt: skip
+    return dx, q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, dmask
+
+
+def _post_attention_gradient(grad, inputs, needs):
+    context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb = inputs[:12]
+    groups, activation, eps = inputs[12:15], inputs[15], inputs[16:18]
+    post, inter, out = post_attention_backward(
+        grad,
+        (context, post_w, post_b, residual, post_nw, post_nb), (inter_w, inter_b), (out_w, out_b, out_nw, out_nb),
+        groups, activation, eps,
+        ((needs[0], needs[2], needs[3], needs[1], needs[4], needs[5]), needs[6:8], needs[8:12]),
+    )  # fmt: skip
+    return (
+        post.x, post.residual, post.weight, post.bias, post.norm_weight, post.norm_bias,
+        inter.weight, inter.bias, out.weight, out.bias, out.norm_weight, out.norm_bias,
+    )  # fmt: skip
+
+
+def register(library: Any) -> None:
+    """Registers the gradients of the ops that ``library`` (a torch.library.Library) defines."""
+    _register(library, "grouped_pointwise_conv", _conv_gradient)
+    _register(library, "grouped_pointwise_conv_layer_norm", _conv_layer_norm_gradient)
+    _register(library, "attention_block", _attention_gradient)
+    _register(library, "post_attention_block", _post_attention_gradient)

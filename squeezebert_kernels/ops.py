@@ -103,7 +103,9 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
 
 def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
     """Whether ``packed`` was made from these values, by comparing a sample of every weight (not all of it)."""
-    validation.check_packed(packed)
+    if not weights:
+        raise ValueError("weights must not be empty")
+    validation.check_packed(packed, weights[0].device)
     return _ops.packed_is_current([w.detach().contiguous() for w in weights], packed)
 
 
@@ -160,7 +162,7 @@ def grouped_pointwise_conv(
     act = validation.activation_name(activation)
     _check_dtypes({"x": x, "weight": weight, "bias": bias}, "x")
     validation.check_conv(x, weight, bias, groups)
-    validation.check_packed(packed)
+    validation.check_packed(packed, weight.device)
     return _run(
         _ops.grouped_pointwise_conv.default,
         reference.grouped_pointwise_conv,
@@ -202,7 +204,7 @@ def grouped_pointwise_conv_layer_norm(
     validation.check_conv(x, weight, bias, groups)
     _check_norm(x, residual, weight, {"norm_weight": norm_weight, "norm_bias": norm_bias})
     validation.check_eps("eps", eps)
-    validation.check_packed(packed)
+    validation.check_packed(packed, weight.device)
     return _run(
         _ops.grouped_pointwise_conv_layer_norm.default,
         reference.grouped_pointwise_conv_layer_norm,
@@ -252,7 +254,7 @@ def attention_block(
     names = ("x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask")
     _check_dtypes(dict(zip(names, tensors)), "x")
     _check_attention(*tensors, num_heads, q_groups, k_groups, v_groups, offsets)
-    validation.check_packed(packed)
+    validation.check_packed(packed, q_weight.device)
     if offsets is not None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         raise ValueError("offsets has no gradient: call it under torch.no_grad() or pass the padded batch")
     if offsets is None and attention_mask is not None and attention_mask.shape[-1] != x.shape[1]:  # 1: for every key
@@ -329,7 +331,7 @@ def post_attention_block(
     )
     validation.check_eps("post_eps", post_eps)
     validation.check_eps("output_eps", output_eps)
-    validation.check_packed(packed)
+    validation.check_packed(packed, post_weight.device)
     options = {
         "post_groups": post_groups, "intermediate_groups": intermediate_groups, "output_groups": output_groups,
         "activation": act, "post_eps": post_eps, "output_eps": output_eps, "packed": packed,
@@ -444,70 +446,7 @@ def _(weights, groups, num_heads=0, dtype="float32"):
     return weights[0].new_empty((_ops.packed_bytes(n, k, groups, num_heads, dtype),), dtype=torch.uint8)
 
 
-# --- gradients ------------------------------------------------------------------------------------------------------
-
-
-def _register_gradient(name: str, backward) -> None:
-    """``backward(grad, inputs, needs)`` -> the gradients of the leading inputs; the options behind them get None."""
-
-    def setup_context(ctx, inputs, output):
-        tensors = [t if isinstance(t, Tensor) else None for t in inputs]
-        ctx.is_tensor = [t is not None for t in tensors]
-        ctx.options = [None if is_tensor else value for is_tensor, value in zip(ctx.is_tensor, inputs)]
-        ctx.save_for_backward(*[t for t in tensors if t is not None])
-
-    def run(ctx, grad):
-        saved = iter(ctx.saved_tensors)
-        inputs = [next(saved) if is_tensor else value for is_tensor, value in zip(ctx.is_tensor, ctx.options)]
-        needs = ctx.needs_input_grad
-        with torch.amp.autocast(grad.device.type, enabled=False):
-            grads = list(backward(grad, inputs, needs))
-        grads += [None] * (len(inputs) - len(grads))
-        return tuple(g if need else None for g, need in zip(grads, needs))
-
-    torch.library.register_autograd(f"{_NAMESPACE}::{name}", run, setup_context=setup_context, lib=_library)
-
-
-def _conv_gradient(grad, inputs, needs):
-    x, weight, bias, groups, activation, _ = inputs
-    return gradients.conv_activation_backward(grad, x, weight, bias, groups, activation, needs)
-
-
-def _conv_layer_norm_gradient(grad, inputs, needs):
-    *tensors, groups, eps, _ = inputs
-    return gradients.conv_layer_norm_backward(grad, *tensors, groups=groups, eps=eps, needs=needs)
-
-
-def _attention_gradient(grad, inputs, needs):
-    x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, *groups, _, offsets = inputs
-    if offsets is not None:
-        raise NotImplementedError("attention_block has no gradient with offsets")
-    dx, (q, k, v), dmask = gradients.attention_backward(
-        grad, x, (q_w, k_w, v_w), (q_b, k_b, v_b), mask, num_heads, groups,
-        needs[0], (needs[1], needs[3], needs[5]), (needs[2], needs[4], needs[6]),
-    )  # fmt: skip
-    return dx, q.weight, q.bias, k.weight, k.bias, v.weight, v.bias, dmask
-
-
-def _post_attention_gradient(grad, inputs, needs):
-    context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb = inputs[:12]
-    groups, activation, eps = inputs[12:15], inputs[15], inputs[16:18]
-    post, inter, out = gradients.post_attention_backward(
-        grad,
-        (context, post_w, post_b, residual, post_nw, post_nb), (inter_w, inter_b), (out_w, out_b, out_nw, out_nb),
-        groups, activation, eps,
-        ((needs[0], needs[2], needs[3], needs[1], needs[4], needs[5]), needs[6:8], needs[8:12]),
-    )  # fmt: skip
-    return (
-        post.x, post.residual, post.weight, post.bias, post.norm_weight, post.norm_bias,
-        inter.weight, inter.bias, out.weight, out.bias, out.norm_weight, out.norm_bias,
-    )  # fmt: skip
-
-
-_register_gradient("grouped_pointwise_conv", _conv_gradient)
-_register_gradient("grouped_pointwise_conv_layer_norm", _conv_layer_norm_gradient)
-_register_gradient("attention_block", _attention_gradient)
-_register_gradient("post_attention_block", _post_attention_gradient)
+gradients.register(_library)
 
 
 # --- autocast -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -10,10 +11,24 @@ from torch import Tensor
 from . import ops
 
 
-def _stamp(weight: Tensor) -> tuple[object, ...]:
-    """Changes whenever torch knows that the values changed. Inference tensors have no version: the sample must do."""
-    version = None if weight.is_inference() else weight._version
-    return (weight.data_ptr(), version, weight.dtype, weight.device, weight.shape)
+class _Stamp:
+    """What one weight was when it was packed.
+
+    Addresses and version numbers come again when tensors die and others take their place, so the tensor itself is part
+    of it. Inference tensors have no version: the sample must do.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self._tensor = weakref.ref(weight)
+        self._facts = self._facts_of(weight)
+
+    @staticmethod
+    def _facts_of(weight: Tensor) -> tuple[object, ...]:
+        version = None if weight.is_inference() else weight._version
+        return (weight.data_ptr(), version, weight.dtype, weight.device, weight.shape)
+
+    def fits(self, weight: Tensor) -> bool:
+        return self._tensor() is weight and self._facts == self._facts_of(weight)
 
 
 class PackedWeights:
@@ -25,7 +40,7 @@ class PackedWeights:
 
     def __init__(self) -> None:
         # One attribute, so that a thread never sees the stamps of one state and the buffer of another.
-        self._state: tuple[list[tuple[object, ...]], Tensor] | None = None
+        self._state: tuple[str, list[_Stamp], Tensor] | None = None
 
     def get(
         self, weights: Sequence[Tensor], groups: Sequence[int], num_heads: int = 0, dtype: str = "float32"
@@ -40,21 +55,22 @@ class PackedWeights:
             return None if dtype == "float32" else ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)
         if any(w.device.type != "cpu" or type(w) not in (torch.nn.Parameter, Tensor) for w in weights):
             return None
-        stamps = [(dtype,), *(_stamp(w) for w in weights)]
         if self._state is not None:
-            known, packed = self._state
-            if known == stamps and ops.packed_is_current(weights, packed):
+            known_dtype, stamps, packed = self._state
+            same = known_dtype == dtype and all(stamp.fits(w) for stamp, w in zip(stamps, weights, strict=True))
+            if same and ops.packed_is_current(weights, packed):
                 return packed
+        stamps = [_Stamp(w) for w in weights]
         # Under inference_mode the buffer would become an inference tensor, which autograd refuses later.
         with torch.inference_mode(False), torch.no_grad():
             packed = ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)
-        self._state = (stamps, packed)
+        self._state = (dtype, stamps, packed)
         return packed
 
     @property
     def nbytes(self) -> int:
         """Size of the packed copy in bytes, 0 before first use."""
-        return 0 if self._state is None else self._state[1].numel()
+        return 0 if self._state is None else self._state[2].numel()
 
     # A copied or unpickled module has other weights: it packs its own.
     def __deepcopy__(self, memo: object) -> PackedWeights:

@@ -112,11 +112,13 @@ def check_offsets(offsets: Tensor | None) -> None:
         raise ValueError(f"offsets must be an int64 tensor [batch + 1], got {offsets.dtype} {_shape(offsets)}")
 
 
-def check_packed(packed: Tensor | None) -> None:
-    """``packed`` looks like a result of ``ops.pack``: 1-D and uint8. Its content is checked by the kernel."""
+def check_packed(packed: Tensor | None, device: torch.device) -> None:
+    """``packed`` looks like a result of ``ops.pack``: 1-D, uint8, on ``device``. The kernel checks its content."""
     if packed is None:
         return
     if not isinstance(packed, Tensor):
         raise TypeError(f"packed must be a torch.Tensor from ops.pack, got {type(packed).__name__}")
     if packed.dtype != torch.uint8 or packed.dim() != 1:
         raise ValueError(f"packed must be a 1-D uint8 tensor from ops.pack, got {packed.dtype} {_shape(packed)}")
+    if packed.device != device:
+        raise ValueError(f"packed is on {packed.device}, but the weights are on {device}")

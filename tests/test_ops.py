@@ -190,8 +190,9 @@ def test_packed_for_other_weights_is_refused(case):
     for packed in (other, other[:10], torch.zeros(4096, dtype=torch.uint8)):
         with pytest.raises(RuntimeError, match="packed"):
             op(*args, **options, packed=packed)
-    with pytest.raises((TypeError, ValueError), match="packed"):
-        op(*args, **options, packed=torch.zeros(3))
+    for packed in (torch.zeros(3), other.to("meta")):
+        with pytest.raises((TypeError, ValueError), match="packed"):
+            op(*args, **options, packed=packed)
 
 
 def test_same_bits_for_any_thread_count(case):
@@ -274,6 +275,17 @@ def test_gradients_of_some_inputs(case):
             leaves[i].requires_grad_()
             getattr(ops, name)(*leaves, **options).sum().backward()
             assert leaves[i].grad.shape == t.shape
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_with_trailing_arguments_left_out(compiled):
+    x, w = randn(3, 8).requires_grad_(), randn(4, 8).requires_grad_()
+    op = ops.grouped_pointwise_conv
+    run = torch.compile(op, backend="aot_eager", fullgraph=True) if compiled else op
+    grads = torch.autograd.grad(run(x, w).sum(), (x, w))
+    expected = torch.autograd.grad((x.double() @ w.double().T).sum(), (x, w))
+    for a, e in zip(grads, expected):
+        torch.testing.assert_close(a, e, rtol=0, atol=1e-5)
 
 
 def test_second_derivatives(case):

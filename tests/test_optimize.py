@@ -321,6 +321,22 @@ def test_changed_weights_are_seen(make, change):
     assert_same(after, run(sbk.restore(model), batch()))
 
 
+def test_weights_that_come_and_go_are_seen():
+    """New tensors take the addresses and version numbers of dead ones; one changed value is not in the sample."""
+    model = sbk.optimize(squeezebert())
+    stock = squeezebert()
+    name = "encoder.layers.0.attention.value.weight"
+    base = dict(model.named_parameters())[name].detach()
+    for i in range(20):
+        weight = base.clone()
+        weight.view(-1)[i * 7] += 10.0
+        with torch.no_grad():
+            actual = torch.func.functional_call(model, {name: weight}, (), batch())[0]
+            expected = torch.func.functional_call(stock, {name: weight}, (), batch())[0]
+        assert_same(actual, expected)
+        del weight
+
+
 def test_load_state_dict_and_an_optimizer_step_are_seen():
     model, other = sbk.optimize(squeezebert()), squeezebert()
     run(model, batch())
