@@ -79,7 +79,7 @@ def read_shapes(files: Iterable[Path]) -> Shapes:
 
 
 def _source(path: Any, files: list[Path]) -> str:
-    return ", ".join(repr(str(file)) for file in files) or repr(str(path))
+    return ", ".join(repr(str(file)) for file in files) or ("state_dict" if path is None else repr(str(path)))
 
 
 def _examples(names: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.metadata
 import os
 import sys
@@ -48,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line ``argv`` (default: this process's) and returns the exit status."""
     args = build_parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        status = int(args.run(args))
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 130
@@ -56,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{PROGRAM} {args.command}: error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
     except UserError as error:
         print(f"{PROGRAM} {args.command}: error: {error}", file=sys.stderr)
         return 1

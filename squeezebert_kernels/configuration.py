@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import transformers
 from transformers.activations import ACT2FN
 
 try:
@@ -18,6 +19,8 @@ except ImportError:  # transformers 4 spells it PretrainedConfig
     from transformers import PretrainedConfig as _ConfigBase
 
 __all__ = ["SqueezeBertConfig", "check_config"]
+
+TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 
 _MODEL_TYPE = "squeezebert"
 
@@ -74,6 +77,8 @@ def check_config(config: Any) -> None:
             epsilon or standard deviation is negative; `pad_token_id` lies outside the vocabulary. The message names the
             fields and their values.
     """
+    if not hasattr(config, "embedding_size"):
+        raise TypeError(f"config must be a SqueezeBertConfig, got {type(config).__name__}")
     for name in _POSITIVE:
         _check_int(config, name, 1)
     _check_int(config, "num_hidden_layers", 0)
@@ -213,9 +218,14 @@ class SqueezeBertConfig(_ConfigBase):
         """Read `config.json` as transformers does, refusing one that describes another kind of model.
 
         Raises:
-            ValueError: the file's `model_type` is present and is not "squeezebert".
+            ValueError: the file's `model_type` is present and is not "squeezebert", or the file holds no object.
         """
-        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        try:
+            config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (TypeError, AttributeError, IndexError) as error:  # from within, where the JSON is a list, say
+            raise ValueError(f"{str(pretrained_model_name_or_path)!r}: config.json holds no JSON object") from error
+        if not isinstance(config_dict, dict):
+            raise ValueError(f"{str(pretrained_model_name_or_path)!r}: config.json holds no JSON object")
         found = config_dict.get("model_type", _MODEL_TYPE)
         if cls.model_type == _MODEL_TYPE and found != _MODEL_TYPE:
             raise ValueError(

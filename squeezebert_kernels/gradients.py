@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
@@ -45,6 +46,23 @@ def activation_backward(grad: Tensor, z: Tensor, activation: str) -> Tensor:
     return grad
 
 
+_TOKENS_PER_SUM = 128
+
+
+def _sum_of_outer_products(a: Tensor, b: Tensor) -> Tensor:
+    """[T, G, N], [T, G, K] -> [G, N, K], summed over T.
+
+    For small N and K, BLAS adds token after token to one sum, whose rounding error grows with T: sums of sums there.
+    """
+    tokens, n, k = a.shape[0], a.shape[2], b.shape[2]
+    if n * k > 32 * 32:
+        return torch.einsum("tgn,tgk->gnk", a, b)
+    padding = (0, 0, 0, 0, 0, -tokens % _TOKENS_PER_SUM)
+    parts = -(-tokens // _TOKENS_PER_SUM)
+    a, b = (F.pad(t, padding).reshape(parts, _TOKENS_PER_SUM, *t.shape[1:]) for t in (a, b))
+    return torch.einsum("ptgn,ptgk->pgnk", a, b).sum(0)
+
+
 def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, groups: int, needs: Sequence[bool]) -> ConvGrads:
     """Gradients of ``reference.grouped_pointwise_conv`` without activation; ``needs`` for (x, weight, bias)."""
     c_out, k = weight.shape[0], weight.shape[1]
@@ -54,7 +72,7 @@ def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, groups: int, needs: S
     if needs[0]:
         dx = torch.einsum("tgn,gnk->tgk", grad_g, weight.reshape(groups, c_out // groups, k)).reshape(x.shape)
     if needs[1]:
-        dw = torch.einsum("tgn,tgk->gnk", grad_g, x.reshape(tokens, groups, k)).reshape(weight.shape)
+        dw = _sum_of_outer_products(grad_g, x.reshape(tokens, groups, k)).reshape(weight.shape)
     if needs[2]:
         db = grad.reshape(tokens, c_out).sum(0)
     return ConvGrads(dx, dw, db)

@@ -22,9 +22,9 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from .configuration import SqueezeBertConfig
+from .configuration import TRANSFORMERS_5, SqueezeBertConfig
 from .inputs import check_labels
-from .modeling import TRANSFORMERS_5, SqueezeBertModel, SqueezeBertPreTrainedModel, wants_return_dict
+from .modeling import SqueezeBertModel, SqueezeBertPreTrainedModel, wants_return_dict
 
 __all__ = [
     "ARCHITECTURES",
@@ -35,6 +35,12 @@ __all__ = [
     "SqueezeBertForSequenceClassification",
     "SqueezeBertForTokenClassification",
 ]
+
+
+def _per_token(logits: Tensor) -> tuple[tuple[int, ...], ...]:
+    """Shapes that labels of every token may have: [batch, length], or flat."""
+    batch, length = logits.shape[:2]
+    return ((batch, length), (batch * length,))
 
 
 class SqueezeBertPredictionHeadTransform(nn.Module):
@@ -138,7 +144,7 @@ class SqueezeBertForMaskedLM(SqueezeBertPreTrainedModel):
         logits = self.cls(outputs.last_hidden_state)
         loss = None
         if labels is not None:
-            check_labels("labels", labels, (tuple(logits.shape[:-1]),), logits.shape[-1])
+            check_labels("labels", labels, _per_token(logits), logits.shape[-1])
             loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten().long())
         output = MaskedLMOutput(
             loss=cast(Any, loss),
@@ -346,7 +352,7 @@ class SqueezeBertForTokenClassification(SqueezeBertPreTrainedModel):
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
-            check_labels("labels", labels, (tuple(logits.shape[:-1]),), self.num_labels)
+            check_labels("labels", labels, _per_token(logits), self.num_labels)
             loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten().long())
         output = TokenClassifierOutput(
             loss=cast(Any, loss),

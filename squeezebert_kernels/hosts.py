@@ -16,13 +16,22 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
-from .modules import LayerParts, fused_or_reason, remember_fallback
+from .modules import LayerParts, fused_or_reason, has_hooks, is_elementwise, remember_fallback, why_altered
 from .padding import run_unpadded
 
 try:
     from transformers.utils.output_capturing import _active_collector
 except ImportError:  # transformers 4 passes output_attentions down instead
     _active_collector = None
+try:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as _ATTENTION_FUNCTIONS
+
+    _STOCK_ATTENTION: tuple[Any, ...] = (modeling_bert.eager_attention_forward, sdpa_attention_forward)
+except (ImportError, AttributeError):  # in transformers 4 it is a matter of the class
+    _ATTENTION_FUNCTIONS = None
+    _STOCK_ATTENTION = ()
+_STOCK_BERT_FORWARD = modeling_bert.BertLayer.forward
 
 _ENCODER_OPTIONS = tuple(inspect.signature(modeling_squeezebert.SqueezeBertEncoder.forward).parameters)[3:]
 _BERT_OPTIONS = tuple(inspect.signature(modeling_bert.BertLayer.forward).parameters)[3:]
@@ -38,9 +47,10 @@ def squeezebert_layer_reason(layer: Any) -> str | None:
     """Why a layer of a transformers SqueezeBERT encoder is not one that the kernels know; None if it is."""
     if type(layer) is not modeling_squeezebert.SqueezeBertModule:
         return f"the layer is a {type(layer).__name__}"
-    if "forward" in layer.__dict__:
-        return "the layer's forward is patched"
-    return None
+    activation = layer.intermediate.act
+    if not is_elementwise(activation):  # its input is channels-first there, token-major here
+        return f"activation {getattr(activation, '__name__', type(activation).__name__)} may depend on the layout"
+    return why_altered(layer)
 
 
 class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
@@ -62,8 +72,6 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
             fused = None
             if reason is None:
                 fused = fused_or_reason(layer, LayerParts.of_squeezebert(layer), hidden_states, attention_mask)
-            else:
-                remember_fallback(layer, reason)
             if fused is None:
                 outputs = layer.forward(hidden_states.permute(0, 2, 1), attention_mask, False)
                 fused = outputs["feature_map"].permute(0, 2, 1)
@@ -90,8 +98,26 @@ def bert_layer_reason(layer: Any) -> str | None:
         return "a decoder layer"
     if layer.chunk_size_feed_forward:
         return f"chunk_size_feed_forward={layer.chunk_size_feed_forward}"
-    if "forward" in layer.__dict__ or "feed_forward_chunk" in layer.__dict__:
-        return "the layer's forward is patched"
+    if _STOCK_BERT_FORWARD is not modeling_bert.BertLayer.forward:
+        return "BertLayer.forward is replaced"
+    altered = why_altered(layer)
+    # Hooks of the layer itself run whatever its forward does.
+    if altered is not None and not has_hooks(layer):
+        return altered
+    return _attention_reason(layer.attention.self)
+
+
+def _attention_reason(attention: Any) -> str | None:
+    """Why transformers 5 computes something else than softmax(q k^T / sqrt(head size) + mask) v here; None if not."""
+    if _ATTENTION_FUNCTIONS is None:
+        return None
+    scaling, head_size = getattr(attention, "scaling", None), attention.attention_head_size
+    if scaling is not None and scaling != head_size**-0.5:
+        return f"attention scaling is {scaling}, not 1/sqrt({head_size})"
+    name = attention.config._attn_implementation
+    function = _ATTENTION_FUNCTIONS.get_interface(name, modeling_bert.eager_attention_forward)
+    if function not in _STOCK_ATTENTION:
+        return f"attention implementation {name!r}"
     return None
 
 
@@ -102,31 +128,25 @@ class FusedBertLayer(modeling_bert.BertLayer):
         """Arguments and results of BertLayer.forward."""
         options = dict(zip(_BERT_OPTIONS, args), **kwargs)
         reason = bert_layer_reason(self)
+        in_call = None
         if reason is None:
             if options.get("output_attentions") or _collects_attentions():
-                reason = "attention probabilities were asked for"
+                in_call = "attention probabilities were asked for"
             elif any(
                 options.get(name) is not None for name in ("head_mask", "encoder_hidden_states", "past_key_values")
             ):
-                reason = "a head mask, encoder states or a key/value cache were passed"
+                in_call = "a head mask, encoder states or a key/value cache were passed"
             elif attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.dim() == 4):
-                reason = f"attention_mask is no 4-D tensor but {type(attention_mask).__name__}"
-        if reason is not None:
-            remember_fallback(self, reason)
+                in_call = f"attention_mask is no 4-D tensor but {type(attention_mask).__name__}"
+            remember_fallback(self, in_call)
+        if reason is not None or in_call is not None:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
-        if attention_mask is not None:
-            attention_mask = _additive(attention_mask, hidden_states.dtype)
+        if attention_mask is not None and attention_mask.dtype != torch.bool:
+            attention_mask = attention_mask.to(hidden_states.dtype)
         fused = fused_or_reason(self, LayerParts.of_bert(self), hidden_states, attention_mask)
         if fused is None:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
         return (fused,) if _BERT_RETURNS_TUPLE else fused
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean mask (True: attend) as an additive one; an additive mask as it is."""
-    if mask.dtype != torch.bool:
-        return mask.to(dtype)
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 STOCK_TO_FUSED: dict[type, type] = {

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .validation import check_tensor
+
 __all__ = ["additive_mask", "check_inputs", "check_labels", "has_values", "reject_head_mask"]
 
 _ID_DTYPES = (torch.int64, torch.int32)
@@ -28,14 +30,9 @@ def has_values(tensor: Tensor) -> bool:
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def _check_tensor(name: str, value: Any) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-
-
 def _check_ids(name: str, ids: Any, limit: int, limit_name: str) -> None:
     """An integer tensor with values in [0, limit)."""
-    _check_tensor(name, ids)
+    check_tensor(name, ids)
     if ids.dtype not in _ID_DTYPES:
         raise TypeError(f"{name} must have dtype int64 or int32, got {ids.dtype}")
     if ids.numel() == 0 or not has_values(ids):
@@ -99,13 +96,13 @@ def check_inputs(
     weight = getattr(word_embeddings, "weight", None)
     if input_ids is not None:
         name, given = "input_ids", input_ids
-        _check_tensor(name, given)
+        check_tensor(name, given)
         if given.dim() != 2:
             raise ValueError(f"input_ids must be [batch, length], got shape {list(given.shape)}")
     else:
         assert inputs_embeds is not None
         name, given = "inputs_embeds", inputs_embeds
-        _check_tensor(name, given)
+        check_tensor(name, given)
         if given.dim() != 3 or given.shape[2] != config.hidden_size:
             raise ValueError(
                 f"inputs_embeds must be [batch, length, {config.hidden_size}], got shape {list(given.shape)}"
@@ -153,7 +150,7 @@ def check_inputs(
 
 
 def _check_mask(mask: Any, batch: int, length: int, heads: int) -> None:
-    _check_tensor("attention_mask", mask)
+    check_tensor("attention_mask", mask)
     if mask.is_complex():
         raise TypeError(f"attention_mask must be bool, integer or floating, got {mask.dtype}")
     full = {2: (batch, length), 3: (batch, length, length), 4: (batch, heads, length, length)}.get(mask.dim())
@@ -216,7 +213,7 @@ def check_labels(
         TypeError: no tensor, or not of an integer dtype where `classes` is given.
         ValueError: a wrong shape, or a class out of range.
     """
-    _check_tensor(name, labels)
+    check_tensor(name, labels)
     if not any(tuple(labels.shape) == shape for shape in shapes):
         wanted = " or ".join(str(list(shape)) for shape in shapes)
         raise ValueError(f"{name} must have shape {wanted}, got {list(labels.shape)}")

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from .checkpoints import check_loaded, explain_mismatch, read_shapes, weight_files
 from .configuration import SqueezeBertConfig, check_config
 from .inputs import additive_mask, check_inputs, has_values, reject_head_mask
-from .modules import GroupedPointwiseConv1d, LayerParts, try_fused_layer
+from .modules import LayerParts, TokenMajorConv1d, try_fused_layer
 from .padding import run_unpadded
 
 __all__ = [
@@ -34,14 +34,12 @@ __all__ = [
     "SqueezeBertSelfAttention",
 ]
 
-TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
-
 _NORM_EPS = 1e-12
 """Of the layer norms inside the encoder, whatever `config.layer_norm_eps` says: the published weights expect it."""
 
 
-def _conv(channels_in: int, channels_out: int, groups: int) -> GroupedPointwiseConv1d:
-    return GroupedPointwiseConv1d(channels_in, channels_out, groups=groups, channels_last=True)
+def _conv(channels_in: int, channels_out: int, groups: int) -> TokenMajorConv1d:
+    return TokenMajorConv1d(channels_in, channels_out, groups=groups)
 
 
 def wants_return_dict(config: Any, return_dict: bool | None) -> bool:
@@ -324,7 +322,8 @@ class SqueezeBertPreTrainedModel(PreTrainedModel):
             if reason is None:
                 raise
             raise ValueError(reason) from error
-        if path is not None and not kwargs.get("ignore_mismatched_sizes", False):
+        loads = path is not None or kwargs.get("state_dict") is not None
+        if loads and not kwargs.get("ignore_mismatched_sizes", False):
             check_loaded(path, files, cls.base_model_prefix, info)
         return (model, info) if output_loading_info else model
 

@@ -9,10 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _torch_module
 
-from . import ops
+from . import ops, validation
 from .packing import PackedWeights
 
-__all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "LayerParts", "fused_layer", "try_fused_layer"]
+__all__ = [
+    "GroupedPointwiseConv1d",
+    "GroupedPointwiseConv2d",
+    "LayerParts",
+    "TokenMajorConv1d",
+    "fused_layer",
+    "try_fused_layer",
+]
 
 
 def compute_dtype(module: nn.Module) -> str:
@@ -41,17 +48,35 @@ class _GroupedPointwiseConv:
         return ops.grouped_pointwise_conv(x, self.weight, self.bias, groups=self.groups, packed=packed)
 
     def _channels_first(self: Any, x: Tensor, spatial: int) -> Tensor:
+        validation.check_tensor("input", x)
         if x.dim() not in (spatial + 1, spatial + 2):
             raise ValueError(
                 f"input must have {spatial + 1} (unbatched) or {spatial + 2} dimensions, got shape {list(x.shape)}"
             )
-        return self._token_major(x.movedim(-spatial - 1, -1)).movedim(-1, -spatial - 1)
+        y = self._token_major(x.movedim(-spatial - 1, -1)).movedim(-1, -spatial - 1)
+        # nn.Conv2d keeps the channels_last memory format; everything else comes out contiguous.
+        keeps = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        return y if keeps else y.contiguous()
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        if isinstance(input, torch.fx.Proxy):  # torch.fx makes a leaf of every nn.Conv1d; of this class too
+            tracer: Any = input.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), {})
+        if self.channels_last:
+            return self._token_major(input)
+        return self._channels_first(input, self.weight.dim() - 2)
 
 
 class GroupedPointwiseConv1d(_GroupedPointwiseConv, nn.Conv1d):
     """nn.Conv1d with kernel_size=1 on the kernels; same parameters and state dict.
 
     Input and output are [N, C, L] or [C, L]; with ``channels_last=True`` they are token-major, [..., C].
+
+    Args:
+        channels_last: see above; the other arguments are those of nn.Conv1d.
+
+    Raises:
+        ValueError: kernel size, stride, padding or dilation are not those of a 1x1 convolution.
     """
 
     def __init__(
@@ -59,26 +84,42 @@ class GroupedPointwiseConv1d(_GroupedPointwiseConv, nn.Conv1d):
         in_channels: int,
         out_channels: int,
         kernel_size: Any = 1,
-        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
         groups: int = 1,
         bias: bool = True,
-        channels_last: bool = False,
+        padding_mode: Any = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        channels_last: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
         self._check_pointwise()
         self.channels_last = channels_last
 
-    def forward(self, input: Tensor) -> Tensor:
-        return self._token_major(input) if self.channels_last else self._channels_first(input, 1)
+
+class TokenMajorConv1d(GroupedPointwiseConv1d):
+    """GroupedPointwiseConv1d for token-major activations, [..., C].
+
+    A class of its own so that code which builds layers like a given one (LoRA of peft: ``type(conv)(...)``) gets the
+    layout right.
+    """
+
+    def __init__(self, *args: Any, channels_last: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, channels_last=channels_last, **kwargs)
 
 
 class GroupedPointwiseConv2d(_GroupedPointwiseConv, nn.Conv2d):
     """nn.Conv2d with kernel_size=1 on the kernels; same parameters and state dict.
 
     Input and output are [N, C, H, W] or [C, H, W]. An input in torch.channels_last memory format is read without a
-    copy; the output is in channels_last memory format.
+    copy and gives an output in that format; otherwise the output is contiguous.
+
+    Args and Raises: those of nn.Conv2d; ValueError where they do not make a 1x1 convolution.
     """
 
     def __init__(
@@ -86,17 +127,19 @@ class GroupedPointwiseConv2d(_GroupedPointwiseConv, nn.Conv2d):
         in_channels: int,
         out_channels: int,
         kernel_size: Any = 1,
-        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
         groups: int = 1,
         bias: bool = True,
+        padding_mode: Any = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
         self._check_pointwise()
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self._channels_first(input, 2)
 
 
 def why_not_pointwise(conv: Any) -> str | None:
@@ -156,11 +199,11 @@ class LayerParts(NamedTuple):
         yield from (self.post_norm, self.output_norm)
         yield from self.dropouts
         yield from self.containers
-        if isinstance(self.activation, nn.Module):
+        if isinstance(self.activation, nn.Module) and activation_name(self.activation) is not None:
             yield self.activation
 
 
-_PROJECTIONS = {nn.Conv1d, nn.Linear, GroupedPointwiseConv1d}
+_PROJECTIONS = {nn.Conv1d, nn.Linear, GroupedPointwiseConv1d, TokenMajorConv1d}
 _CONTAINER_HOMES = ("transformers.models.", "squeezebert_kernels.")
 _TENSORS = (nn.Parameter, Tensor)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -194,8 +237,41 @@ def has_hooks(module: nn.Module) -> bool:
     return False
 
 
+_own_methods_of: dict[type, frozenset[str]] = {}
+
+
+@torch.compiler.assume_constant_result
+def _own_methods(cls: type) -> frozenset[str]:
+    """The methods that make ``cls`` what it is: forward, and those that not every module has."""
+    methods = _own_methods_of.get(cls)
+    if methods is None:
+        own = (name for name in dir(cls) if callable(getattr(cls, name)) and not hasattr(nn.Module, name))
+        methods = _own_methods_of[cls] = frozenset(["forward", *own])
+    return methods
+
+
+_CODE_HOMES = ("torch.nn.", "transformers.", "squeezebert_kernels.")
+
+
+def why_altered(module: nn.Module) -> str | None:
+    """What calling ``module`` does beyond the code of its class (hooks, patched methods); None if nothing."""
+    cls = type(module)
+    if has_hooks(module):
+        return f"{cls.__name__} has hooks"
+    methods = _own_methods(cls)
+    if not methods.isdisjoint(module.__dict__):
+        return f"{cls.__name__}.{min(methods & module.__dict__.keys())} is patched"
+    if not cls.forward.__module__.startswith(_CODE_HOMES):
+        return f"{cls.__name__}.forward is replaced by one of {cls.forward.__module__}"
+    return None
+
+
 def why_no_kernel(x: Tensor) -> str | None:
     """Why no kernel computes on tensors like ``x``; None if one does."""
+    if not isinstance(x, Tensor):
+        return f"a {type(x).__name__} is no tensor"
+    if ops.under_transform():
+        return "a torch.func transform or forward-mode differentiation is at work"
     if x.device.type not in ("cpu", "meta"):
         return f"no kernels for device type {x.device.type!r}"
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
@@ -224,11 +300,11 @@ def why_not_fused(parts: LayerParts) -> str | None:
             return f"a layer norm is a {type(norm).__name__}, not an nn.LayerNorm"
         if norm.weight is None or norm.bias is None:
             return "a layer norm has no weight or bias"
-    for child in parts.children():
-        if has_hooks(child):
-            return f"{type(child).__name__} has hooks"
-        if "forward" in child.__dict__:
-            return f"{type(child).__name__}.forward is patched"
+    for dropout in parts.dropouts:
+        if type(dropout) is not nn.Dropout:
+            return f"a dropout is a {type(dropout).__name__}, not an nn.Dropout"
+        if dropout.training and dropout.p > 0:
+            return f"training with dropout {dropout.p}"
     for container in parts.containers:
         if not type(container).__module__.startswith(_CONTAINER_HOMES):
             return f"{type(container).__name__} is not a class of transformers"
@@ -237,6 +313,10 @@ def why_not_fused(parts: LayerParts) -> str | None:
         # transformers 4's BertSdpaSelfAttention drops probabilities by this number, not by its dropout module.
         if container.training and getattr(container, "dropout_prob", 0) > 0:
             return f"training with dropout {container.dropout_prob}"
+    for child in parts.children():
+        reason = why_altered(child)
+        if reason:
+            return reason
     known = {id(child) for child in parts.children()}
     for container in parts.containers:
         for child in container.children():
@@ -244,14 +324,28 @@ def why_not_fused(parts: LayerParts) -> str | None:
                 continue
             # What transformers' SqueezeBertSelfAttention calls besides its projections.
             stock = type(child) is nn.Softmax or type(child).__name__ == "MatMulWrapper"
-            if not stock or has_hooks(child) or "forward" in child.__dict__:
-                return f"{type(child).__name__} has hooks or is not of a stock layer"
-    for dropout in parts.dropouts:
-        if type(dropout) is not nn.Dropout:
-            return f"a dropout is a {type(dropout).__name__}, not an nn.Dropout"
-        if dropout.training and dropout.p > 0:
-            return f"training with dropout {dropout.p}"
+            reason = why_altered(child) if stock else f"{type(child).__name__} is not of a stock layer"
+            if reason:
+                return reason
     return None
+
+
+_ELEMENTWISE = (
+    nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU,
+    nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink,
+    nn.Hardshrink, nn.Threshold, nn.Identity,
+)  # fmt: skip
+
+
+def is_elementwise(activation: Any) -> bool:
+    """Whether ``activation`` is known to treat every element alike, so that the layout of its input does not matter."""
+    kind = type(activation)
+    return (
+        kind in _ELEMENTWISE
+        or kind.__module__ == "transformers.activations"
+        or (kind is nn.PReLU and activation.num_parameters == 1)
+        or activation_name(activation) is not None
+    )
 
 
 def activation_name(activation: Any) -> str | None:
@@ -331,8 +425,11 @@ def fused_layer(
 def fused_or_reason(
     layer: nn.Module, parts: LayerParts, hidden_states: Tensor, attention_mask: Tensor | None
 ) -> Tensor | None:
-    """``fused_layer``, or None with the reason kept for :func:`squeezebert_kernels.report`."""
-    reason = why_not_fused(parts) or why_no_kernel(hidden_states)
+    """``fused_layer``, or None where it must not run. A reason that lies in the input, not in the modules, is kept for
+    :func:`squeezebert_kernels.report`."""
+    if why_not_fused(parts) is not None:
+        return None
+    reason = why_no_kernel(hidden_states)
     remember_fallback(layer, reason)
     return fused_layer(layer, parts, hidden_states, attention_mask) if reason is None else None
 
@@ -343,6 +440,6 @@ def try_fused_layer(layer: Any, hidden_states: Tensor, attention_mask: Tensor | 
 
 
 def remember_fallback(layer: nn.Module, reason: str | None) -> None:
-    """Keeps why the last forward of ``layer`` did not run fused (None: it did)."""
+    """Keeps what in the last call of ``layer`` kept it from running fused (None: nothing)."""
     if not torch.compiler.is_compiling():
         layer.__dict__["_sbk_last_fallback"] = reason

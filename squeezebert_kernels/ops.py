@@ -13,12 +13,14 @@ every call and changes no result.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from . import _native, gradients, reference, validation
+from . import _native, autocast, gradients, reference, validation
 
 __all__ = [
     "attention_block",
@@ -33,6 +35,7 @@ _NAMESPACE = "squeezebert_kernels"
 _library = torch.library.Library(_NAMESPACE, "DEF")
 PACKED_FROM = (torch.float32, torch.float16, torch.bfloat16)
 """Weight dtypes that :func:`pack` takes."""
+_KERNEL_REFUSAL = re.compile(r"register\.cpp:\d+, (.*)")
 _NEEDS_FIXED_STRIDES = (torch.Tag.pt2_compliant_tag,)
 
 _library.define(
@@ -85,15 +88,7 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
     Returns:
         A 1-D uint8 tensor: opaque, self-describing, valid on this ISA tier only and checked on use.
     """
-    for i, (w, g) in enumerate(zip(weights, groups, strict=True)):
-        if not isinstance(w, Tensor):
-            raise TypeError(f"weights[{i}] must be a torch.Tensor, got {type(w).__name__}")
-        if w.dtype not in PACKED_FROM or w.device.type != "cpu":
-            raise ValueError(f"weights[{i}] must be on CPU with one of {PACKED_FROM}, got {w.dtype} on {w.device}")
-        if w.dim() < 2 or g < 1 or w.shape[0] % g or any(n != 1 for n in w.shape[2:]):
-            raise ValueError(f"weights[{i}] of shape {list(w.shape)} is no conv weight with groups[{i}]={g}")
-        if num_heads:
-            validation.check_heads(num_heads, w.shape[0])
+    validation.check_pack(weights, groups, num_heads, PACKED_FROM)
     if dtype not in ("float32", "bfloat16", "int8"):
         raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'int8', got {dtype!r}")
     if not torch.compiler.is_compiling():
@@ -107,6 +102,16 @@ def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
         raise ValueError("weights must not be empty")
     validation.check_packed(packed, weights[0].device)
     return _ops.packed_is_current([w.detach().contiguous() for w in weights], packed)
+
+
+def under_transform() -> bool:
+    """Whether a torch.func transform (grad, vmap, jvp, ...) or forward-mode differentiation is at work.
+
+    The kernels know derivatives of reverse mode only; the plain formulas of the reference know them all.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _to_float32(tensors: Sequence[Tensor | None], weights: Sequence[int]) -> list[Tensor | None]:
@@ -123,15 +128,19 @@ def _run(op, reference_op, tensors: Sequence[Tensor | None], weights: Sequence[i
     """
     x = tensors[0]
     assert x is not None
-    device = x.device.type
-    if device in ("cpu", "meta"):
-        if not torch.compiler.is_compiling():
-            _native.isa()  # an impossible SBK_ISA is a ValueError here, not the kernel's RuntimeError
+    if x.device.type not in ("cpu", "meta") or x.dtype not in PACKED_FROM or under_transform():
+        return call(reference_op, tensors)
+    if not torch.compiler.is_compiling():
+        _native.isa()  # an impossible SBK_ISA is a ValueError here, not the kernel's RuntimeError
+    try:
         if x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
             return call(op, tensors)
-        if x.dtype in (torch.float16, torch.bfloat16):
-            return call(op, _to_float32(tensors, weights)).to(x.dtype)
-    return call(reference_op, tensors)
+        return call(op, _to_float32(tensors, weights)).to(x.dtype)
+    except RuntimeError as error:  # what only the kernel can see, such as the content of `packed`
+        refused = _KERNEL_REFUSAL.search(str(error))
+        if refused is None:
+            raise
+        raise ValueError(refused[1]) from None
 
 
 def grouped_pointwise_conv(
@@ -245,21 +254,32 @@ def attention_block(
         packed: ``pack([q_weight, k_weight, v_weight], [q_groups, k_groups, v_groups], num_heads=H)`` or None.
 
     Returns:
-        The context, [B, S, H*d] or [T, H*d], contiguous.
+        The context, [B, S, H*d] or [T, H*d], contiguous. Of a query that may attend to nothing it is 0 with a boolean
+        mask (as scaled_dot_product_attention has it), the mean of the values with the least number as the mask.
     """
-    if isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.bool and isinstance(x, Tensor):
-        lowest = torch.finfo(x.dtype).min
-        attention_mask = torch.zeros_like(attention_mask, dtype=x.dtype).masked_fill(~attention_mask, lowest)
+    visible = None
+    if isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.bool:
+        visible, attention_mask = attention_mask, None
     tensors = (x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask)
     names = ("x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask")
     _check_dtypes(dict(zip(names, tensors)), "x")
+    if visible is not None:
+        if offsets is not None:
+            raise TypeError(f"attention_mask must have the dtype of x with offsets, got {visible.dtype}")
+        validation.check_tensor("attention_mask", visible)
+        if visible.device != x.device:
+            raise ValueError(f"attention_mask is on {visible.device}, but x is on {x.device}")
+        if visible.dim() >= 2 and visible.stride(-2) == 0:  # one row, expanded
+            visible = visible.narrow(-2, 0, 1)
+        attention_mask = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~visible, torch.finfo(x.dtype).min)
+        tensors = (*tensors[:-1], attention_mask)
     _check_attention(*tensors, num_heads, q_groups, k_groups, v_groups, offsets)
     validation.check_packed(packed, q_weight.device)
     if offsets is not None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         raise ValueError("offsets has no gradient: call it under torch.no_grad() or pass the padded batch")
     if offsets is None and attention_mask is not None and attention_mask.shape[-1] != x.shape[1]:  # 1: for every key
         tensors = (*tensors[:-1], attention_mask.expand(*attention_mask.shape[:-1], x.shape[1]))
-    return _run(
+    context = _run(
         _ops.attention_block.default,
         reference.attention_block,
         tensors,
@@ -274,6 +294,17 @@ def attention_block(
             offsets=offsets,
         ),
     )
+    return context if visible is None else _zero_blind_queries(context, visible, num_heads)
+
+
+def _zero_blind_queries(context: Tensor, visible: Tensor, num_heads: int) -> Tensor:
+    """``context`` [B, S, H*d] with 0 for queries that ``visible`` (broadcastable to [B, H, S, S]) lets see nothing."""
+    sees = visible.any(-1)
+    static = not (torch.compiler.is_compiling() or torch.jit.is_tracing() or under_transform() or sees.is_meta)
+    if static and bool(sees.all()):
+        return context
+    sees = sees.reshape((1,) * (3 - sees.dim()) + tuple(sees.shape)).transpose(1, 2)[..., None]
+    return torch.where(sees, context.unflatten(-1, (num_heads, -1)), 0).flatten(-2)
 
 
 def post_attention_block(
@@ -447,26 +478,4 @@ def _(weights, groups, num_heads=0, dtype="float32"):
 
 
 gradients.register(_library)
-
-
-# --- autocast -------------------------------------------------------------------------------------------------------
-
-
-def _register_autocast(name: str, ends_in_layer_norm: bool) -> None:
-    """Under CPU autocast the kernels still compute in float32; the result has the dtype that torch's own ops would
-    give: the autocast dtype behind a matrix product, float32 behind a LayerNorm."""
-    op = getattr(_ops, name).default
-
-    def autocast(*args, **kwargs):
-        operands = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
-        with torch.amp.autocast("cpu", enabled=False):
-            y = op(*operands, **kwargs)
-        return y if ends_in_layer_norm else y.to(torch.get_autocast_dtype("cpu"))
-
-    _library.impl(name, autocast, "AutocastCPU")
-
-
-_register_autocast("grouped_pointwise_conv", ends_in_layer_norm=False)
-_register_autocast("grouped_pointwise_conv_layer_norm", ends_in_layer_norm=True)
-_register_autocast("attention_block", ends_in_layer_norm=False)
-_register_autocast("post_attention_block", ends_in_layer_norm=True)
+autocast.register(_library)

@@ -20,6 +20,7 @@ Model = TypeVar("Model", bound=nn.Module)
 _CONVS: dict[type, type] = {nn.Conv1d: GroupedPointwiseConv1d, nn.Conv2d: GroupedPointwiseConv2d}
 _ORIGINAL_CLASS = "_sbk_original_class"
 _ORIGINAL_DTYPES = "_sbk_original_dtypes"
+_LAST_FALLBACK = "_sbk_last_fallback"
 _enable_lock = threading.Lock()
 
 
@@ -98,7 +99,10 @@ def optimize(
     compute = quantization or ("bfloat16" if dtype == torch.bfloat16 else "float32")
 
     changed: list[nn.Module] = []
+    converted = _convert(model, torch.float32) if dtype == torch.float32 else {}
     try:
+        for module in model.modules():
+            module.__dict__.pop(_LAST_FALLBACK, None)  # of the modules as they are, not of a call long ago
         for module, new_class in _plan(model):
             if type(module) in _CONVS:  # our own models are made of these classes: only swapped ones go back
                 module.__dict__[_ORIGINAL_CLASS] = type(module)
@@ -113,8 +117,8 @@ def optimize(
         if strict and found.fallbacks:
             parts = "; ".join(f"{e.name}: {e.reason}" for e in found.fallbacks)
             raise RuntimeError(f"optimize(strict=True): {len(found.fallbacks)} parts would not run fused: {parts}")
-        if dtype == torch.float32:
-            _convert(model, dtype)
+        if converted:
+            model.__dict__.setdefault(_ORIGINAL_DTYPES, {name: old.dtype for name, (_, old) in converted.items()})
         for entry in found.entries:
             entry.module.__dict__["_sbk_compute"] = compute
         for module in model.modules():
@@ -123,16 +127,19 @@ def optimize(
     except BaseException:
         for module in changed:
             _restore_class(module)
+        for tensor, old in converted.values():
+            tensor.data = old
         raise
     return model
 
 
-def _convert(model: nn.Module, dtype: torch.dtype) -> None:
+def _convert(model: nn.Module, dtype: torch.dtype) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Converts floating parameters and buffers; returns those that changed, with what they held before."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    before = {name: t.dtype for name, t in tensors if t.is_floating_point() and t.dtype != dtype}
-    if before:
-        model.__dict__.setdefault(_ORIGINAL_DTYPES, before)
-        model.to(dtype)
+    before = {name: (t, t.data) for name, t in tensors if t.is_floating_point() and t.dtype != dtype}
+    for tensor, old in before.values():
+        tensor.data = old.to(dtype)
+    return before
 
 
 def _restore_class(module: nn.Module) -> None:
@@ -142,7 +149,7 @@ def _restore_class(module: nn.Module) -> None:
     if original is not None:
         module.__class__ = original
     for key, value in list(module.__dict__.items()):
-        if isinstance(value, PackedWeights) or key in ("_sbk_last_fallback", "_sbk_compute", "_sbk_skip_padding"):
+        if isinstance(value, PackedWeights) or key in (_LAST_FALLBACK, "_sbk_compute", "_sbk_skip_padding"):
             del module.__dict__[key]
 
 

@@ -51,7 +51,9 @@ class PackedWeights:
         """
         if any(w.device.type not in ("cpu", "meta") or w.dtype not in ops.PACKED_FROM for w in weights):
             return None
-        if torch.compiler.is_compiling():
+        if ops.under_transform():  # weights may have no storage, and the reference does the work
+            return None
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return None if dtype == "float32" else ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)
         if any(w.device.type != "cpu" or type(w) not in (torch.nn.Parameter, Tensor) for w in weights):
             return None

@@ -16,6 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerFast
 
+from .configuration import TRANSFORMERS_5
+
 __all__ = ["SqueezeBertTokenizer", "SqueezeBertTokenizerFast"]
 
 VOCAB_FILES_NAMES = {"vocab_file": "vocab.txt", "tokenizer_file": "tokenizer.json"}
@@ -27,13 +29,16 @@ _LEFT_PADDING = (
 
 
 def _read_vocab(vocab_file: str | os.PathLike[str]) -> dict[str, int]:
-    """The tokens of a `vocab.txt`, one a line, each mapped to the number of its line from 0."""
+    """The tokens of a `vocab.txt`, one a line, each mapped to the number of its line from 0.
+
+    White space behind a token is not part of it: no text is ever split into such a token.
+    """
     path = Path(vocab_file)
     if not path.is_file():
         raise ValueError(f"vocab_file {str(path)!r} is no file")
     try:
         with path.open(encoding="utf-8") as lines:
-            return {line.rstrip("\n"): number for number, line in enumerate(lines)}
+            return {line.rstrip(): number for number, line in enumerate(lines)}
     except UnicodeDecodeError as error:
         raise ValueError(f"vocab_file {str(path)!r} is no UTF-8 text: {error}") from error
 
@@ -119,6 +124,10 @@ class SqueezeBertTokenizer(PreTrainedTokenizerFast):
         **kwargs: Any,
     ) -> None:
         if tokenizer_object is not None:
+            if not isinstance(tokenizer_object, Tokenizer):
+                raise TypeError(
+                    f"tokenizer_object must be a tokenizers.Tokenizer, got {type(tokenizer_object).__name__}"
+                )
             source, backend = "tokenizer_object", Tokenizer.from_str(tokenizer_object.to_str())
             if not isinstance(backend.model, WordPiece):
                 raise ValueError(
@@ -170,6 +179,8 @@ class SqueezeBertTokenizer(PreTrainedTokenizerFast):
                 raise ValueError(f"never_split token {token!r} is not in {source}")
             backend.add_tokens([AddedToken(token, single_word=True, normalized=False)])
 
+        if not TRANSFORMERS_5:  # as its BERT tokenizers: decode() takes away the space before punctuation
+            kwargs.setdefault("clean_up_tokenization_spaces", True)
         self.do_lower_case = settings["lowercase"]
         self.do_basic_tokenize = do_basic_tokenize
         self.never_split = never_split

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ def activation_name(activation: str | None) -> str:
     """The op-level name of ``activation``; ValueError for one that no kernel fuses."""
     if activation is None:
         return "none"
+    if not isinstance(activation, str):
+        raise TypeError(f"activation must be None or a str, got {type(activation).__name__}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be None or one of {ACTIVATIONS[1:]}, got {activation!r}")
     return activation
@@ -24,18 +26,32 @@ def _shape(t: Tensor) -> list[int]:
     return list(t.shape)
 
 
+def check_tensor(name: str, t: object) -> None:
+    """``t`` is a dense tensor."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+    if t.is_nested or t.layout != torch.strided:
+        kind = "a nested tensor" if t.is_nested else f"layout {t.layout}"
+        raise TypeError(f"{name} must be a dense (strided) tensor, got {kind}")
+
+
+def _is_optional(name: str) -> bool:
+    return name == "attention_mask" or (name.endswith("bias") and not name.endswith("norm_bias"))
+
+
 def check_tensors(named: Mapping[str, Tensor | None], *, like: str, mixed_dtypes: bool = False) -> None:
-    """All given tensors are floating tensors with the dtype (unless ``mixed_dtypes``) and device of ``named[like]``."""
+    """All tensors are floating tensors with the dtype (unless ``mixed_dtypes``) and device of ``named[like]``.
+
+    Biases of convolutions and the attention mask may be None.
+    """
     first = named[like]
     for name, t in named.items():
-        if t is None and name != like:
+        if t is None and _is_optional(name):
             continue
-        if not isinstance(t, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+        check_tensor(name, t)
+        assert isinstance(t, Tensor)
         if not t.is_floating_point():
             raise TypeError(f"{name} must have a floating dtype, got {t.dtype}")
-        if t.layout != torch.strided:
-            raise TypeError(f"{name} must be a dense (strided) tensor, got layout {t.layout}")
         assert isinstance(first, Tensor)
         if t.device != first.device:
             raise ValueError(f"{name} is on {t.device}, but {like} is on {first.device}")
@@ -52,8 +68,7 @@ def check_conv(
         raise ValueError(f"{x_name} must have at least one dimension [..., C_in], got shape {_shape(x)}")
     if not 2 <= weight.dim() <= 4 or any(n != 1 for n in weight.shape[2:]):
         raise ValueError(f"{w_name} must be [C_out, C_in/groups], optionally with trailing 1s, got {_shape(weight)}")
-    if not isinstance(groups, int) or isinstance(groups, bool):
-        raise TypeError(f"{g_name} must be an int, got {type(groups).__name__}")
+    check_int(g_name, groups)
     c_out, k = weight.shape[0], weight.shape[1]
     if c_out < 1 or k < 1:
         raise ValueError(f"{w_name} must not be empty, got {_shape(weight)}")
@@ -66,6 +81,12 @@ def check_conv(
         )
     if bias is not None:
         check_shape(b_name, bias, [c_out])
+
+
+def check_int(name: str, value: int) -> None:
+    """``value`` is an int (a symbolic one counts)."""
+    if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
 
 
 def check_shape(name: str, t: Tensor, expected: list[int]) -> None:
@@ -84,8 +105,7 @@ def check_eps(name: str, eps: float) -> None:
 
 def check_heads(num_heads: int, channels: int) -> None:
     """``num_heads`` divides ``channels``."""
-    if not isinstance(num_heads, int) or isinstance(num_heads, bool):
-        raise TypeError(f"num_heads must be an int, got {type(num_heads).__name__}")
+    check_int("num_heads", num_heads)
     if num_heads < 1 or channels % num_heads:
         raise ValueError(f"num_heads={num_heads} must be positive and divide the {channels} output channels")
 
@@ -93,7 +113,7 @@ def check_heads(num_heads: int, channels: int) -> None:
 def check_mask(mask: Tensor, batch: int, num_heads: int, length: int) -> None:
     """``mask`` broadcasts to [batch, num_heads, length, length] without expanding its result."""
     target = [batch, num_heads, length, length]
-    ok = mask.dim() <= 4 and all(
+    ok = 1 <= mask.dim() <= 4 and all(
         have == 1 or have == want for have, want in zip(reversed(mask.shape), reversed(target))
     )
     if not ok:
@@ -106,8 +126,7 @@ def check_offsets(offsets: Tensor | None) -> None:
     """``offsets`` is an int64 CPU vector of at least one element. Its values are checked by the kernel."""
     if offsets is None:
         return
-    if not isinstance(offsets, Tensor):
-        raise TypeError(f"offsets must be a torch.Tensor, got {type(offsets).__name__}")
+    check_tensor("offsets", offsets)
     if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.shape[0] < 1:
         raise ValueError(f"offsets must be an int64 tensor [batch + 1], got {offsets.dtype} {_shape(offsets)}")
 
@@ -116,9 +135,32 @@ def check_packed(packed: Tensor | None, device: torch.device) -> None:
     """``packed`` looks like a result of ``ops.pack``: 1-D, uint8, on ``device``. The kernel checks its content."""
     if packed is None:
         return
-    if not isinstance(packed, Tensor):
-        raise TypeError(f"packed must be a torch.Tensor from ops.pack, got {type(packed).__name__}")
+    check_tensor("packed", packed)
     if packed.dtype != torch.uint8 or packed.dim() != 1:
         raise ValueError(f"packed must be a 1-D uint8 tensor from ops.pack, got {packed.dtype} {_shape(packed)}")
     if packed.device != device:
         raise ValueError(f"packed is on {packed.device}, but the weights are on {device}")
+
+
+def check_pack(weights: Sequence[Tensor], groups: Sequence[int], num_heads: int, dtypes: Sequence[torch.dtype]) -> None:
+    """The arguments of ``ops.pack``: at least one conv weight on CPU, and as many groups."""
+    if isinstance(weights, Tensor) or not isinstance(weights, Sequence):
+        raise TypeError(f"weights must be a sequence of tensors, got {type(weights).__name__}")
+    if isinstance(groups, (str, Tensor)) or not isinstance(groups, Sequence):
+        raise TypeError(f"groups must be a sequence of ints, got {type(groups).__name__}")
+    if not weights or len(weights) != len(groups):
+        raise ValueError(
+            f"weights and groups must be equally many, got {len(weights)} weights and {len(groups)} groups"
+        )
+    check_int("num_heads", num_heads)
+    for i, (w, g) in enumerate(zip(weights, groups)):
+        check_tensor(f"weights[{i}]", w)
+        check_int(f"groups[{i}]", g)
+        if w.dtype not in dtypes or w.device.type not in ("cpu", "meta"):
+            raise ValueError(f"weights[{i}] must be on CPU with one of {dtypes}, got {w.dtype} on {w.device}")
+        if not 2 <= w.dim() <= 4 or any(n != 1 for n in w.shape[2:]) or w.shape[0] < 1 or w.shape[1] < 1:
+            raise ValueError(f"weights[{i}] must be [C_out, C_in/groups], optionally with trailing 1s, got {_shape(w)}")
+        if not 1 <= g <= w.shape[0] or w.shape[0] % g:
+            raise ValueError(f"groups[{i}]={g} must be positive and divide C_out={w.shape[0]} of weights[{i}]")
+        if num_heads:
+            check_heads(num_heads, w.shape[0])

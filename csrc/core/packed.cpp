@@ -209,10 +209,15 @@ const PackedHeader* find_section(const KernelTable& table, const Weight& w, int6
   const PackedHeader wanted =
       describe(table, w, num_heads, known ? static_cast<Compute>(header->compute) : Compute::float32);
   if (!known || header->per != wanted.per || header->n != w.n || header->k != w.k || header->groups != w.groups ||
-      header->block != wanted.block || header->bytes != wanted.bytes || header->bytes > bytes - *offset) {
+      header->block != wanted.block || header->bytes != wanted.bytes) {
     *error = "packed was made for a weight [" + std::to_string(header->n) + ", " + std::to_string(header->k) +
              "] with " + std::to_string(header->groups) + " groups, not for [" + std::to_string(w.n) + ", " +
-             std::to_string(w.k) + "] with " + std::to_string(w.groups);
+             std::to_string(w.k) + "] with " + std::to_string(w.groups) + (num_heads ? " and these heads" : "");
+    return nullptr;
+  }
+  if (header->bytes > bytes - *offset) {
+    *error = "packed is truncated: " + std::to_string(bytes - *offset) + " of " + std::to_string(header->bytes) +
+             " bytes of a section are there";
     return nullptr;
   }
   *offset += header->bytes;
