@@ -317,7 +317,7 @@ def why_not_fused(parts: LayerParts) -> str | None:
         reason = why_altered(child)
         if reason:
             return reason
-    known = {id(child) for child in parts.children()}
+    known = {id(parts.activation), *(id(child) for child in parts.children())}
     for container in parts.containers:
         for child in container.children():
             if id(child) in known:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +91,16 @@ def test_impossible_isa_is_one_line_that_lists_the_possible_ones(command):
     assert result.stderr.count("\n") == 1, result.stderr
     assert "sparc" in result.stderr
     assert "scalar" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_line():
+    command = [sys.executable, "-m", "squeezebert_kernels", "doctor"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("squeezebert-kernels doctor: error: the output cannot be")
+    assert "Traceback" not in done.stderr
 
 
 def test_isa_can_be_forced():

@@ -104,3 +104,11 @@ def test_a_configuration_of_another_model_is_refused(tmp_path):
     transformers.BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model_type 'bert', expected 'squeezebert'"):
         SqueezeBertConfig.from_pretrained(tmp_path)
+
+
+def test_what_is_no_configuration_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="config must be a SqueezeBertConfig, got BertConfig"):
+        SqueezeBertModel(transformers.BertConfig())
+    (tmp_path / "config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match="config.json holds no JSON object"):
+        SqueezeBertConfig.from_pretrained(tmp_path)

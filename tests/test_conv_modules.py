@@ -61,3 +61,36 @@ def test_conv_modules(memory_format):
         ours(torch.randn(12))
     with pytest.raises(ValueError, match="x has 11 channels"):
         ours(torch.randn(3, 11, 9))
+    with pytest.raises(TypeError, match="input must be a torch.Tensor, got str"):
+        ours("x")
+
+
+@pytest.mark.parametrize("x", [
+    torch.randn(2, 8, 5), torch.randn(2, 5, 8).transpose(1, 2), torch.randn(8, 5), torch.randn(2, 8, 5, 3),
+    torch.randn(2, 8, 5, 3).to(memory_format=torch.channels_last), torch.randn(8, 5, 3),
+])  # fmt: skip
+def test_strides_are_those_of_nn_conv(x):
+    """Code behind a convolution may call .view."""
+    spatial = 1 if x.shape[-2] == 8 or (x.dim() == 3 and x.shape[0] == 2) else 2
+    stock = (nn.Conv1d if spatial == 1 else nn.Conv2d)(8, 12, 1, groups=2)
+    expected = stock(x)
+    y = sbk.optimize(nn.Sequential(stock))(x)
+    assert_same(y, expected)
+    assert y.stride() == expected.stride()
+
+
+def test_float64_under_autocast():
+    stock = nn.Conv1d(8, 12, 1, groups=2).double()
+    x = torch.randn(2, 8, 5, dtype=torch.float64)
+    expected = stock(x)
+    ours = sbk.optimize(nn.Sequential(stock))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(ours(x), expected, 1e-12)
+
+
+def test_arguments_of_nn_conv():
+    ours = sbk.GroupedPointwiseConv2d(8, 12, (1, 1), (1, 1), (0, 0), (1, 1), 2, False, "zeros")
+    assert ours.bias is None
+    assert ours(torch.randn(1, 8, 2, 3)).shape == (1, 12, 2, 3)
+    with pytest.raises(ValueError, match="stride must be 1"):
+        sbk.GroupedPointwiseConv1d(8, 12, stride=2)

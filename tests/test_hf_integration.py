@@ -155,6 +155,16 @@ def test_missing_encoder_weights_are_an_error_unless_allowed(tmp_path):
     assert len(SqueezeBertModel.from_pretrained(tmp_path, num_hidden_layers=2).encoder.layers) == 2
 
 
+def test_a_state_dict_that_lacks_weights_is_an_error_too():
+    model = ours("SqueezeBertModel", **TINY)
+    state = model.state_dict()
+    loaded = SqueezeBertModel.from_pretrained(None, config=model.config, state_dict=dict(state))
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    state.pop("encoder.layers.1.attention.query.weight")
+    with pytest.raises(ValueError, match="state_dict is truncated .* lacks encoder.layers.1.attention.query.weight"):
+        SqueezeBertModel.from_pretrained(None, config=model.config, state_dict=dict(state))
+
+
 def test_a_missing_shard_is_named(tmp_path):
     ours("SqueezeBertModel", **TINY).save_pretrained(tmp_path, max_shard_size="20KB")
     shard = sorted(tmp_path.glob("model-*.safetensors"))[1]

@@ -59,6 +59,9 @@ BAD = [
     ({"input_ids": IDS, "attention_mask": [[1] * 6] * 2}, TypeError, "attention_mask must be a torch.Tensor, got list"),
     ({"input_ids": IDS, "attention_mask": torch.ones(2, 6).to("meta")}, ValueError, "attention_mask is on meta"),
     ({"input_ids": IDS, "head_mask": torch.ones(3, 4)}, ValueError, "head_mask is not supported"),
+    ({"input_ids": IDS.to_sparse()}, TypeError, "input_ids must be a dense .*sparse"),
+    ({"input_ids": torch.nested.nested_tensor([IDS[0], IDS[1]])}, TypeError, "input_ids must be a dense .*nested"),
+    ({"input_ids": IDS, "attention_mask": torch.ones(2, 6).to_sparse()}, TypeError, "attention_mask must be a dense"),
     ({"input_ids": IDS, "heads_mask": None}, TypeError, "heads_mask"),
 ]
 
@@ -104,6 +107,14 @@ def test_bad_labels_are_refused_by_name_and_value(name):
     if name in ("SqueezeBertForMaskedLM", "SqueezeBertForTokenClassification"):
         with pytest.raises(TypeError, match="labels must hold class numbers"):
             model(**inputs_for(name), labels=labels.float())
+
+
+@pytest.mark.parametrize("name", ["SqueezeBertForMaskedLM", "SqueezeBertForTokenClassification"])
+def test_flat_labels_are_taken_as_transformers_takes_them(name):
+    model = ours(name, **TINY)
+    _, _, labels = _labels(name)
+    losses = [model(**inputs_for(name), labels=given).loss for given in (labels, labels.flatten())]
+    assert torch.equal(*losses)
 
 
 def test_nothing_is_computed_for_bad_input(model):

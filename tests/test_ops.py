@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from squeezebert_kernels import ops, reference
+from squeezebert_kernels import gradients, ops, reference
 
 EPS = torch.finfo(torch.float32).eps
 ACTIVATIONS = [None, "gelu", "gelu_tanh", "relu"]
@@ -288,6 +288,17 @@ def test_gradients_with_trailing_arguments_left_out(compiled):
         torch.testing.assert_close(a, e, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("n", "k"), [(4, 4), (1, 2), (5, 5), (40, 8), (80, 80)])
+def test_weight_gradients_over_many_tokens(n, k):
+    """BLAS adds token after token for narrow groups: an error that grows with their number, 4e-5 of the largest here."""
+    groups, tokens = 16, 8 * 475
+    grad = randn(tokens, groups * n) * 0.1 + 0.3 * torch.linspace(-1, 1, tokens)[:, None]
+    x, weight = randn(tokens, groups * k) + 0.5, randn(groups * n, k)
+    found = gradients.conv_backward(grad, x, weight, groups, (False, True, False)).weight
+    exact = gradients.conv_backward(grad.double(), x.double(), weight.double(), groups, (False, True, False)).weight
+    assert (found - exact).abs().max() <= 4e-6 * exact.abs().max()
+
+
 def test_second_derivatives(case):
     name, args, options = case
 
@@ -388,61 +399,6 @@ def test_masks():
     assert ops.attention_block(*rest, torch.full_like(lowest, -float("inf")), **options).isnan().all()
     per_query = torch.zeros(2, 1, 9, 1)  # broadcast along the keys: a constant that softmax ignores
     assert_close(ops.attention_block(*rest, per_query, **options), ops.attention_block(*rest, None, **options), 24)
-
-
-def broken(name, index=None, value=None, **changes):
-    args, options = CASES[name]()
-    args = list(args)
-    if index is not None:
-        args[index] = value(args[index]) if callable(value) else value
-    return args, {**options, **changes}
-
-
-CONV, CONV_NORM = "grouped_pointwise_conv", "grouped_pointwise_conv_layer_norm"
-BAD = [
-    (CONV, broken(CONV, 0, randn(3, 23)), ValueError, "x has 23 channels"),
-    (CONV, broken(CONV, 0, randn(())), ValueError, "x must have"),
-    (CONV, broken(CONV, 1, randn(40)), ValueError, r"weight must be .*\[40\]"),
-    (CONV, broken(CONV, 1, randn(40, 6, 3)), ValueError, r"weight must be .*3\]"),
-    (CONV, broken(CONV, 2, randn(39)), ValueError, r"bias must have .*\[39\]"),
-    (CONV, broken(CONV, groups=3), ValueError, "groups=3 .*C_out=40"),
-    (CONV, broken(CONV, groups=0), ValueError, "groups=0"),
-    (CONV, broken(CONV, groups=-4), ValueError, "groups=-4"),
-    (CONV, broken(CONV, groups=2.0), TypeError, "groups must be an int"),
-    (CONV, broken(CONV, activation="swish"), ValueError, "swish"),
-    (CONV, broken(CONV, 0, [1.0]), TypeError, "x must be a torch.Tensor, got list"),
-    (CONV, broken(CONV, 0, torch.zeros(3, 24, dtype=torch.long)), TypeError, "x .*int64"),
-    (CONV, broken(CONV, 1, torch.Tensor.double), ValueError, "weight has dtype .*float64"),
-    (CONV, broken(CONV, 1, lambda w: w.to("meta")), ValueError, "weight is on meta"),
-    (CONV_NORM, broken(CONV_NORM, 3, randn(3, 4, 40)), ValueError, "residual"),
-    (CONV_NORM, broken(CONV_NORM, 4, randn(3)), ValueError, "norm_weight"),
-    (CONV_NORM, broken(CONV_NORM, eps=-1.0), ValueError, "eps .*-1"),
-    ("attention_block", broken("attention_block", 0, randn(9, 24)), ValueError, r"x must be \[batch, seq"),
-    ("attention_block", broken("attention_block", num_heads=5), ValueError, "num_heads=5 .*24"),
-    ("attention_block", broken("attention_block", num_heads=0), ValueError, "num_heads=0"),
-    ("attention_block", broken("attention_block", 7, randn(2, 1, 1, 8)), ValueError, r"attention_mask .*1, 8\]"),
-    ("attention_block", broken("attention_block", 7, randn(3, 1, 9, 9)), ValueError, "attention_mask"),
-    ("attention_block", broken("attention_block", 3, randn(48, 12)), ValueError, "k_weight has 48"),
-    ("attention_block", broken("attention_block", 6, randn(23)), ValueError, "v_bias"),
-    ("attention_block", broken("attention_block", k_groups=5), ValueError, "k_groups=5"),
-    ("post_attention_block", broken("post_attention_block", 1, randn(2, 8, 24)), ValueError, "residual"),
-    ("post_attention_block", broken("post_attention_block", 6, randn(40, 7)), ValueError, "intermediate_weight"),
-    ("post_attention_block", broken("post_attention_block", 8, randn(20, 10)), ValueError, "output_weight has 20"),
-    ("post_attention_block", broken("post_attention_block", output_eps=float("nan")), ValueError, "output_eps"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name,call,error,message", BAD, ids=[f"{b[0]}-{b[3]}" for b in BAD])
-def test_bad_input(name, call, error, message):
-    args, options = call
-    with pytest.raises(error, match=message):
-        getattr(ops, name)(*args, **options)
-    # Straight through the dispatcher it is an error too, never a crash.
-    if error is ValueError and "meta" not in message and all(t is None or isinstance(t, torch.Tensor) for t in args):
-        options = {k: ("none" if k == "activation" and v is None else v) for k, v in options.items()}
-        if not any(isinstance(v, float) for v in options.values()):
-            with pytest.raises((RuntimeError, ValueError, NotImplementedError)):
-                getattr(torch.ops.squeezebert_kernels, name)(*args, **options)
 
 
 def test_values_on_every_isa():

@@ -229,6 +229,16 @@ def test_decoding_words_and_offsets(tokenizer):
     assert "##" not in plain
 
 
+def test_decoding_cleans_up_as_bert_does(tokenizer, bert_vocab):
+    ids = tokenizer("Isn't it, well, good?")["input_ids"]
+    assert tokenizer.decode(ids) == transformers.BertTokenizer(str(bert_vocab)).decode(ids)
+
+
+def test_white_space_behind_a_token_is_no_part_of_it(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD] \n[UNK]\t\n[CLS]\n[SEP]\n[MASK]\nhello \n", encoding="utf-8")
+    assert SqueezeBertTokenizer(tmp_path / "vocab.txt")("hello")["input_ids"] == [2, 5, 3]
+
+
 def test_copies_and_pickles(tokenizer):
     for other in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
         assert [other(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
@@ -296,5 +306,7 @@ def test_bad_vocabularies_are_refused(bert_vocab, tmp_path):
     Tokenizer(BPE()).save(str(tmp_path / "bpe.json"))
     with pytest.raises(ValueError, match="holds a BPE model"):
         SqueezeBertTokenizer(tokenizer_file=tmp_path / "bpe.json")
+    with pytest.raises(TypeError, match=r"tokenizer_object must be a tokenizers.Tokenizer, got str"):
+        SqueezeBertTokenizer(tokenizer_object="x")
     with pytest.raises(ValueError, match="never_split token 'Zyxwv'"):
         SqueezeBertTokenizer(bert_vocab, never_split=["Zyxwv"])
