@@ -290,7 +290,7 @@ def test_gradients_with_trailing_arguments_left_out(compiled):
 
 @pytest.mark.parametrize(("n", "k"), [(4, 4), (1, 2), (5, 5), (40, 8), (80, 80)])
 def test_weight_gradients_over_many_tokens(n, k):
-    """BLAS adds token after token for narrow groups: an error that grows with their number, 4e-5 of the largest here."""
+    """BLAS adds token after token for narrow groups: the error grows with their number, to 4e-5 here."""
     groups, tokens = 16, 8 * 475
     grad = randn(tokens, groups * n) * 0.1 + 0.3 * torch.linspace(-1, 1, tokens)[:, None]
     x, weight = randn(tokens, groups * k) + 0.5, randn(groups * n, k)
