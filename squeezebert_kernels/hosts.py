@@ -16,8 +16,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
-from .modules import LayerParts, fused_or_reason, has_hooks, is_elementwise, remember_fallback, why_altered
+from .layers import LayerFamily, fused_or_none, plan_of, remember_fallback
 from .padding import run_unpadded
+from .parts import LayerParts, has_hooks, is_elementwise, why_altered
 
 try:
     from transformers.utils.output_capturing import _active_collector
@@ -31,7 +32,8 @@ try:
 except (ImportError, AttributeError):  # in transformers 4 it is a matter of the class
     _ATTENTION_FUNCTIONS = None
     _STOCK_ATTENTION = ()
-_STOCK_BERT_FORWARD = modeling_bert.BertLayer.forward
+_STOCK_BERT = modeling_bert.BertLayer  # enable() puts another class under its name
+_STOCK_BERT_FORWARD = _STOCK_BERT.forward
 
 _ENCODER_OPTIONS = tuple(inspect.signature(modeling_squeezebert.SqueezeBertEncoder.forward).parameters)[3:]
 _BERT_OPTIONS = tuple(inspect.signature(modeling_bert.BertLayer.forward).parameters)[3:]
@@ -53,6 +55,10 @@ def squeezebert_layer_reason(layer: Any) -> str | None:
     return why_altered(layer)
 
 
+SQUEEZEBERT = LayerFamily(LayerParts.of_squeezebert, squeezebert_layer_reason)
+"""Layers of transformers' SqueezeBERT."""
+
+
 class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
     """transformers' SqueezeBertEncoder, token-major between layers: no transposes, two kernels a layer."""
 
@@ -63,15 +69,10 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
             for layer in self.layers:
                 remember_fallback(layer, "attention scores or a head mask were asked for")
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
-        skipped = None
-        if all(squeezebert_layer_reason(layer) is None for layer in self.layers):
-            skipped = run_unpadded(self, self.layers, LayerParts.of_squeezebert, hidden_states, attention_mask)
+        skipped = run_unpadded(self, self.layers, SQUEEZEBERT, hidden_states, attention_mask)
         all_hidden_states = skipped or [hidden_states]
         for layer in () if skipped else self.layers:
-            reason = squeezebert_layer_reason(layer)
-            fused = None
-            if reason is None:
-                fused = fused_or_reason(layer, LayerParts.of_squeezebert(layer), hidden_states, attention_mask)
+            fused = fused_or_none(layer, SQUEEZEBERT, hidden_states, attention_mask)
             if fused is None:
                 outputs = layer.forward(hidden_states.permute(0, 2, 1), attention_mask, False)
                 fused = outputs["feature_map"].permute(0, 2, 1)
@@ -98,7 +99,7 @@ def bert_layer_reason(layer: Any) -> str | None:
         return "a decoder layer"
     if layer.chunk_size_feed_forward:
         return f"chunk_size_feed_forward={layer.chunk_size_feed_forward}"
-    if _STOCK_BERT_FORWARD is not modeling_bert.BertLayer.forward:
+    if _STOCK_BERT.forward is not _STOCK_BERT_FORWARD:
         return "BertLayer.forward is replaced"
     altered = why_altered(layer)
     # Hooks of the layer itself run whatever its forward does.
@@ -121,14 +122,25 @@ def _attention_reason(attention: Any) -> str | None:
     return None
 
 
+def _attention_function(layer: Any) -> object:
+    """Of transformers 5: what ``_attention_reason`` looks up outside of the layer's modules."""
+    if _ATTENTION_FUNCTIONS is None:
+        return _STOCK_BERT.forward
+    name = layer.attention.self.config._attn_implementation
+    return name, _ATTENTION_FUNCTIONS.get(name), _STOCK_BERT.forward
+
+
+BERT = LayerFamily(LayerParts.of_bert, bert_layer_reason, _attention_function)
+"""Layers of transformers' BERT."""
+
+
 class FusedBertLayer(modeling_bert.BertLayer):
     """transformers' BertLayer on the fused kernels: a SqueezeBERT layer with one group."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Arguments and results of BertLayer.forward."""
         options = dict(zip(_BERT_OPTIONS, args), **kwargs)
-        reason = bert_layer_reason(self)
-        in_call = None
+        reason, in_call = plan_of(self, BERT).reason, None
         if reason is None:
             if options.get("output_attentions") or _collects_attentions():
                 in_call = "attention probabilities were asked for"
@@ -143,7 +155,7 @@ class FusedBertLayer(modeling_bert.BertLayer):
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
         if attention_mask is not None and attention_mask.dtype != torch.bool:
             attention_mask = attention_mask.to(hidden_states.dtype)
-        fused = fused_or_reason(self, LayerParts.of_bert(self), hidden_states, attention_mask)
+        fused = fused_or_none(self, BERT, hidden_states, attention_mask)
         if fused is None:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
         return (fused,) if _BERT_RETURNS_TUPLE else fused

@@ -22,8 +22,10 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from .checkpoints import check_loaded, explain_mismatch, read_shapes, weight_files
 from .configuration import SqueezeBertConfig, check_config
 from .inputs import additive_mask, check_inputs, has_values, reject_head_mask
-from .modules import LayerParts, TokenMajorConv1d, try_fused_layer
+from .layers import LayerFamily, fused_or_none
+from .modules import TokenMajorConv1d
 from .padding import run_unpadded
+from .parts import LayerParts
 
 __all__ = [
     "SqueezeBertEmbeddings",
@@ -196,7 +198,7 @@ class SqueezeBertModule(GradientCheckpointingLayer):
         """Arguments and result as `SqueezeBertSelfAttention.forward`, with the layer's output for the context."""
         scores = None
         if not output_attentions:
-            fused = try_fused_layer(self, hidden_states, attention_mask)
+            fused = fused_or_none(self, FAMILY, hidden_states, attention_mask)
             if fused is not None:
                 return fused
         context = self.attention(hidden_states, attention_mask, output_attentions)
@@ -205,6 +207,10 @@ class SqueezeBertModule(GradientCheckpointingLayer):
         attended = self.post_attention(context, hidden_states)
         output = self.output(self.intermediate(attended), attended)
         return output if scores is None else (output, scores)
+
+
+FAMILY = LayerFamily(LayerParts.of_squeezebert, lambda layer: None)
+"""Layers of this file."""
 
 
 class SqueezeBertEncoder(nn.Module):
@@ -225,7 +231,7 @@ class SqueezeBertEncoder(nn.Module):
         """Run the layers on [batch, length, channels] with an additive mask (see `SqueezeBertSelfAttention`)."""
         skipped = None
         if not output_attentions:
-            skipped = run_unpadded(self, self.layers, LayerParts.of_squeezebert, hidden_states, attention_mask)
+            skipped = run_unpadded(self, self.layers, FAMILY, hidden_states, attention_mask)
         states: list[Tensor] = skipped or [hidden_states]
         hidden_states = states[-1]
         scores: list[Tensor] = []

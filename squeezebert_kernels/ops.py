@@ -14,7 +14,8 @@ every call and changes no result.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,10 +99,14 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
 
 def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
     """Whether ``packed`` was made from these values, by comparing a sample of every weight (not all of it)."""
-    if not weights:
-        raise ValueError("weights must not be empty")
+    validation.check_pack(weights, [1] * len(weights), 0, PACKED_FROM)
     validation.check_packed(packed, weights[0].device)
-    return _ops.packed_is_current([w.detach().contiguous() for w in weights], packed)
+    return is_current(weights, packed)
+
+
+def is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
+    """``packed_is_current`` for arguments that are known to be good."""
+    return _ops.packed_is_current.default(weights, packed)
 
 
 def under_transform() -> bool:
@@ -121,23 +126,48 @@ def _to_float32(tensors: Sequence[Tensor | None], weights: Sequence[int]) -> lis
     return [t if t is None or i in keep else t.float() for i, t in enumerate(tensors)]
 
 
-def _run(op, reference_op, tensors: Sequence[Tensor | None], weights: Sequence[int], call):
-    """Runs ``call(op, tensors)`` with the kernels where they exist for the dtype and device of ``tensors[0]``.
+_PLAIN_OPTIONS = {int, float, str, type(None)}
 
-    ``weights`` are the indices of the conv weights among the tensors.
+
+def _is_plain(tensors: Sequence[Tensor | None], options: Mapping[str, object]) -> bool:
+    """Whether an op with these arguments is float32 on a CPU and nothing else."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and not under_transform()
+        and type(tensors[0]) is Tensor
+        and all(t is None or (isinstance(t, Tensor) and t.is_cpu and t.dtype == torch.float32) for t in tensors)
+        # The dispatcher takes a bool for an int, and a meta tensor sends the op to its shape function.
+        and all(
+            type(v) in _PLAIN_OPTIONS or (type(v) is Tensor and v.is_cpu and v.dim() == 1) for v in options.values()
+        )
+    )
+
+
+def _run(op, reference_op, tensors: Sequence[Tensor | None], weights: Sequence[int], options, check):
+    """Runs ``op(*tensors, **options)`` with the kernels where they exist for the dtype and device of ``tensors[0]``.
+
+    ``weights`` are the indices of the conv weights among the tensors. ``check`` raises where an argument does not fit.
+    The kernels refuse whatever they cannot compute with on their own, so on the usual path, plain float32 on a CPU,
+    Python looks closer only after a refusal, to say in its own words what is wrong.
     """
-    x = tensors[0]
-    assert x is not None
-    if x.device.type not in ("cpu", "meta") or x.dtype not in PACKED_FROM or under_transform():
-        return call(reference_op, tensors)
-    if not torch.compiler.is_compiling():
-        _native.isa()  # an impossible SBK_ISA is a ValueError here, not the kernel's RuntimeError
+    x: Any = tensors[0]
+    plain = _is_plain(tensors, options)
+    if not plain:
+        check()
+        if x.device.type not in ("cpu", "meta") or x.dtype not in PACKED_FROM or under_transform():
+            return reference_op(*tensors, **options)
+        if not torch.compiler.is_compiling():
+            _native.isa()  # an impossible SBK_ISA is a ValueError here, not the kernel's RuntimeError
     try:
-        if x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
-            return call(op, tensors)
-        return call(op, _to_float32(tensors, weights)).to(x.dtype)
-    except RuntimeError as error:  # what only the kernel can see, such as the content of `packed`
-        refused = _KERNEL_REFUSAL.search(str(error))
+        if plain or x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
+            return op(*tensors, **options)
+        return op(*_to_float32(tensors, weights), **options).to(x.dtype)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        if plain:
+            _native.isa()
+            check()
+        refused = _KERNEL_REFUSAL.search(str(error))  # what only the kernel can see, such as the content of `packed`
         if refused is None:
             raise
         raise ValueError(refused[1]) from None
@@ -168,17 +198,15 @@ def grouped_pointwise_conv(
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it and its values.
     """
-    act = validation.activation_name(activation)
-    _check_dtypes({"x": x, "weight": weight, "bias": bias}, "x")
-    validation.check_conv(x, weight, bias, groups)
-    validation.check_packed(packed, weight.device)
-    return _run(
-        _ops.grouped_pointwise_conv.default,
-        reference.grouped_pointwise_conv,
-        (x, weight, bias),
-        (1,),
-        lambda op, t: op(*t, groups=groups, activation=act, packed=packed),
-    )
+
+    def check() -> None:
+        _check_dtypes({"x": x, "weight": weight, "bias": bias}, "x")
+        validation.check_conv(x, weight, bias, groups)
+        validation.check_packed(packed, weight.device)
+
+    options = {"groups": groups, "activation": validation.activation_name(activation), "packed": packed}
+    op = _ops.grouped_pointwise_conv.default
+    return _run(op, reference.grouped_pointwise_conv, (x, weight, bias), (1,), options, check)
 
 
 def grouped_pointwise_conv_layer_norm(
@@ -205,22 +233,19 @@ def grouped_pointwise_conv_layer_norm(
     Returns:
         [..., C_out], contiguous.
     """
-    named = {
-        "x": x, "weight": weight, "bias": bias,
-        "residual": residual, "norm_weight": norm_weight, "norm_bias": norm_bias,
-    }  # fmt: skip
-    _check_dtypes(named, "x")
-    validation.check_conv(x, weight, bias, groups)
-    _check_norm(x, residual, weight, {"norm_weight": norm_weight, "norm_bias": norm_bias})
-    validation.check_eps("eps", eps)
-    validation.check_packed(packed, weight.device)
-    return _run(
-        _ops.grouped_pointwise_conv_layer_norm.default,
-        reference.grouped_pointwise_conv_layer_norm,
-        tuple(named.values()),
-        (1,),
-        lambda op, t: op(*t, groups=groups, eps=eps, packed=packed),
-    )
+    tensors = (x, weight, bias, residual, norm_weight, norm_bias)
+
+    def check() -> None:
+        names = ("x", "weight", "bias", "residual", "norm_weight", "norm_bias")
+        _check_dtypes(dict(zip(names, tensors)), "x")
+        validation.check_conv(x, weight, bias, groups)
+        _check_norm(x, residual, weight, {"norm_weight": norm_weight, "norm_bias": norm_bias})
+        validation.check_eps("eps", eps)
+        validation.check_packed(packed, weight.device)
+
+    op = _ops.grouped_pointwise_conv_layer_norm.default
+    options = {"groups": groups, "eps": eps, "packed": packed}
+    return _run(op, reference.grouped_pointwise_conv_layer_norm, tensors, (1,), options, check)
 
 
 def attention_block(
@@ -259,42 +284,39 @@ def attention_block(
     """
     visible = None
     if isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.bool:
-        visible, attention_mask = attention_mask, None
-    tensors = (x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask)
-    names = ("x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask")
-    _check_dtypes(dict(zip(names, tensors)), "x")
-    if visible is not None:
-        if offsets is not None:
-            raise TypeError(f"attention_mask must have the dtype of x with offsets, got {visible.dtype}")
-        validation.check_tensor("attention_mask", visible)
-        if visible.device != x.device:
-            raise ValueError(f"attention_mask is on {visible.device}, but x is on {x.device}")
-        if visible.dim() >= 2 and visible.stride(-2) == 0:  # one row, expanded
-            visible = visible.narrow(-2, 0, 1)
+        visible = _boolean_mask(attention_mask, x, offsets)
         attention_mask = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~visible, torch.finfo(x.dtype).min)
-        tensors = (*tensors[:-1], attention_mask)
-    _check_attention(*tensors, num_heads, q_groups, k_groups, v_groups, offsets)
-    validation.check_packed(packed, q_weight.device)
+    if offsets is None and isinstance(attention_mask, Tensor):
+        validation.check_tensor("attention_mask", attention_mask)
+        if attention_mask.shape[-1:] == (1,) and isinstance(x, Tensor) and x.dim() == 3:  # for every key
+            attention_mask = attention_mask.expand(*attention_mask.shape[:-1], x.shape[1])
+    tensors = (x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask)
+
+    def check() -> None:
+        names = ("x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask")
+        _check_dtypes(dict(zip(names, tensors)), "x")
+        _check_attention(*tensors, num_heads, q_groups, k_groups, v_groups, offsets)
+        validation.check_packed(packed, q_weight.device)
+
     if offsets is not None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         raise ValueError("offsets has no gradient: call it under torch.no_grad() or pass the padded batch")
-    if offsets is None and attention_mask is not None and attention_mask.shape[-1] != x.shape[1]:  # 1: for every key
-        tensors = (*tensors[:-1], attention_mask.expand(*attention_mask.shape[:-1], x.shape[1]))
-    context = _run(
-        _ops.attention_block.default,
-        reference.attention_block,
-        tensors,
-        (1, 3, 5),
-        lambda op, t: op(
-            *t,
-            num_heads=num_heads,
-            q_groups=q_groups,
-            k_groups=k_groups,
-            v_groups=v_groups,
-            packed=packed,
-            offsets=offsets,
-        ),
-    )
+    options = {
+        "num_heads": num_heads, "q_groups": q_groups, "k_groups": k_groups, "v_groups": v_groups,
+        "packed": packed, "offsets": offsets,
+    }  # fmt: skip
+    context = _run(_ops.attention_block.default, reference.attention_block, tensors, (1, 3, 5), options, check)
     return context if visible is None else _zero_blind_queries(context, visible, num_heads)
+
+
+def _boolean_mask(mask: Tensor, x: Tensor, offsets: Tensor | None) -> Tensor:
+    """``mask``, one row of it where it was expanded from one, if it can go with ``x``."""
+    _check_dtypes({"x": x}, "x")
+    validation.check_tensor("attention_mask", mask)
+    if offsets is not None:
+        raise TypeError(f"attention_mask must have the dtype of x with offsets, got {mask.dtype}")
+    if mask.device != x.device:
+        raise ValueError(f"attention_mask is on {mask.device}, but x is on {x.device}")
+    return mask.narrow(-2, 0, 1) if mask.dim() >= 2 and mask.stride(-2) == 0 else mask
 
 
 def _zero_blind_queries(context: Tensor, visible: Tensor, num_heads: int) -> Tensor:
@@ -345,35 +367,34 @@ def post_attention_block(
     Returns:
         [..., C], contiguous.
     """
-    act = validation.activation_name(activation)
-    named = {
-        "context": context, "residual": residual, "post_weight": post_weight, "post_bias": post_bias,
-        "post_norm_weight": post_norm_weight, "post_norm_bias": post_norm_bias,
-        "intermediate_weight": intermediate_weight, "intermediate_bias": intermediate_bias,
-        "output_weight": output_weight, "output_bias": output_bias,
-        "output_norm_weight": output_norm_weight, "output_norm_bias": output_norm_bias,
-    }  # fmt: skip
-    _check_dtypes(named, "context")
-    _check_post_attention(
-        *named.values(),
-        post_groups=post_groups,
-        intermediate_groups=intermediate_groups,
-        output_groups=output_groups,
-    )
-    validation.check_eps("post_eps", post_eps)
-    validation.check_eps("output_eps", output_eps)
-    validation.check_packed(packed, post_weight.device)
-    options = {
+    tensors = (
+        context, residual, post_weight, post_bias, post_norm_weight, post_norm_bias,
+        intermediate_weight, intermediate_bias, output_weight, output_bias, output_norm_weight, output_norm_bias,
+    )  # fmt: skip
+    groups = {
         "post_groups": post_groups, "intermediate_groups": intermediate_groups, "output_groups": output_groups,
-        "activation": act, "post_eps": post_eps, "output_eps": output_eps, "packed": packed,
     }  # fmt: skip
-    return _run(
-        _ops.post_attention_block.default,
-        reference.post_attention_block,
-        tuple(named.values()),
-        (2, 6, 8),
-        lambda op, t: op(*t, **options),
-    )
+
+    def check() -> None:
+        _check_dtypes(dict(zip(_POST_ATTENTION_NAMES, tensors)), "context")
+        _check_post_attention(*tensors, **groups)
+        validation.check_eps("post_eps", post_eps)
+        validation.check_eps("output_eps", output_eps)
+        validation.check_packed(packed, post_weight.device)
+
+    options = {
+        **groups, "activation": validation.activation_name(activation),
+        "post_eps": post_eps, "output_eps": output_eps, "packed": packed,
+    }  # fmt: skip
+    op = _ops.post_attention_block.default
+    return _run(op, reference.post_attention_block, tensors, (2, 6, 8), options, check)
+
+
+_POST_ATTENTION_NAMES = (
+    "context", "residual", "post_weight", "post_bias", "post_norm_weight", "post_norm_bias",
+    "intermediate_weight", "intermediate_bias", "output_weight", "output_bias",
+    "output_norm_weight", "output_norm_bias",
+)  # fmt: skip
 
 
 # --- checks shared by the public functions and the shape functions --------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from .layers import forget_plan
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .packing import PackedWeights
 from .padding import set_skip_padding
@@ -148,6 +149,7 @@ def _restore_class(module: nn.Module) -> None:
     original = module.__dict__.pop(_ORIGINAL_CLASS, hosts.FUSED_TO_STOCK.get(type(module)))
     if original is not None:
         module.__class__ = original
+    forget_plan(module)
     for key, value in list(module.__dict__.items()):
         if isinstance(value, PackedWeights) or key in (_LAST_FALLBACK, "_sbk_compute", "_sbk_skip_padding"):
             del module.__dict__[key]

@@ -19,16 +19,17 @@ class _Stamp:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self._tensor = weakref.ref(weight)
-        self._facts = self._facts_of(weight)
-
-    @staticmethod
-    def _facts_of(weight: Tensor) -> tuple[object, ...]:
-        version = None if weight.is_inference() else weight._version
-        return (weight.data_ptr(), version, weight.dtype, weight.device, weight.shape)
+        self.tensor = weakref.ref(weight)
+        self.address, self.dtype = weight.data_ptr(), weight.dtype
+        self.version = None if weight.is_inference() else weight._version
 
     def fits(self, weight: Tensor) -> bool:
-        return self._tensor() is weight and self._facts == self._facts_of(weight)
+        return (
+            self.tensor() is weight
+            and self.address == weight.data_ptr()
+            and self.dtype is weight.dtype
+            and (self.version is None or self.version == weight._version)
+        )
 
 
 class PackedWeights:
@@ -49,19 +50,20 @@ class PackedWeights:
 
         While tracing, packing becomes part of the graph: slower, but never stale.
         """
+        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if self._state is not None and not tracing:
+            known_dtype, stamps, packed = self._state
+            same = known_dtype == dtype and all(stamp.fits(w) for stamp, w in zip(stamps, weights))
+            if same and ops.is_current(weights, packed):
+                return packed
         if any(w.device.type not in ("cpu", "meta") or w.dtype not in ops.PACKED_FROM for w in weights):
             return None
         if ops.under_transform():  # weights may have no storage, and the reference does the work
             return None
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if tracing:
             return None if dtype == "float32" else ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)
         if any(w.device.type != "cpu" or type(w) not in (torch.nn.Parameter, Tensor) for w in weights):
             return None
-        if self._state is not None:
-            known_dtype, stamps, packed = self._state
-            same = known_dtype == dtype and all(stamp.fits(w) for stamp, w in zip(stamps, weights, strict=True))
-            if same and ops.packed_is_current(weights, packed):
-                return packed
         stamps = [_Stamp(w) for w in weights]
         # Under inference_mode the buffer would become an inference tensor, which autograd refuses later.
         with torch.inference_mode(False), torch.no_grad():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .modules import LayerParts, fused_layer, has_hooks, remember_fallback, why_no_kernel, why_not_fused
+from .layers import LayerFamily, fused_layer, plan_of, remember_fallback
+from .parts import has_hooks, why_no_kernel
 
 _FLAG = "_sbk_skip_padding"
 
@@ -60,7 +61,7 @@ def set_skip_padding(encoder: nn.Module, skip: bool) -> None:
 def run_unpadded(
     encoder: nn.Module,
     layers: Iterable[Any],
-    parts_of: Callable[[Any], LayerParts],
+    family: LayerFamily,
     hidden_states: Tensor,
     attention_mask: Tensor | None,
 ) -> list[Tensor] | None:
@@ -73,14 +74,15 @@ def run_unpadded(
     if hidden_states.device.type != "cpu" or why_no_kernel(hidden_states):
         return None
     layers = list(layers)
-    if any(has_hooks(layer) or why_not_fused(parts_of(layer)) for layer in layers):
+    plans = [plan_of(layer, family) for layer in layers]
+    if any(has_hooks(layer) or plan.reason for layer, plan in zip(layers, plans)):
         return None
     batch = unpad(hidden_states, attention_mask)
     if batch is None:
         return None
     states, tokens = [hidden_states], batch.tokens
-    for layer in layers:
-        tokens = fused_layer(layer, parts_of(layer), tokens, attention_mask, batch.offsets)
+    for layer, plan in zip(layers, plans):
+        tokens = fused_layer(layer, plan, tokens, attention_mask, batch.offsets)
         remember_fallback(layer, None)
         states.append(tokens)
     return [hidden_states, *(batch.pad(t) for t in states[1:])]

@@ -10,17 +10,9 @@ import torch
 from torch import nn
 
 from . import _native
-from .modules import (
-    GroupedPointwiseConv1d,
-    GroupedPointwiseConv2d,
-    LayerParts,
-    activation_name,
-    compute_dtype,
-    why_no_kernel,
-    why_not_fused,
-    why_not_pointwise,
-)
+from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
 from .packing import PackedWeights
+from .parts import LayerParts, activation_name, why_no_kernel, why_not_fused
 
 # Fewer channels per group than this leave most lanes of a vector idle.
 MIN_GROUP_CHANNELS = 4

@@ -11,6 +11,7 @@
 #endif
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -74,6 +75,12 @@ struct Vector {
   const float* data() const { return values ? values->data() : nullptr; }
 };
 
+float checked_eps(double eps, const char* name) {
+  STD_TORCH_CHECK(eps >= 0 && eps < std::numeric_limits<double>::infinity(), name,
+                  " must be finite and not negative, got ", eps);
+  return static_cast<float>(eps);
+}
+
 Tensor new_output(const Tensor& like, int64_t channels) {
   std::vector<int64_t> sizes(like.sizes().begin(), like.sizes().end());
   sizes.back() = channels;
@@ -88,9 +95,9 @@ struct UserWeight {
   sbk::Weight view;
 
   UserWeight(const Tensor& t, int64_t groups) : tensor(t) {
-    STD_TORCH_CHECK(
-        t.is_cpu() && t.dim() >= 2 && groups > 0 && t.size(0) > 0 && t.size(1) > 0 && t.size(0) % groups == 0,
-        "weight ", shape(t), " with groups=", groups, " is not a conv weight on CPU");
+    STD_TORCH_CHECK(t.is_cpu() && t.dim() >= 2 && t.dim() <= 4 && groups > 0 && t.size(0) > 0 && t.size(1) > 0 &&
+                        t.size(0) % groups == 0,
+                    "weight ", shape(t), " with groups=", groups, " is not a conv weight on CPU");
     for (int64_t i = 2; i < t.dim(); i++) STD_TORCH_CHECK(t.size(i) == 1, "weight ", shape(t), " is not pointwise");
     if (!t.is_contiguous()) tensor = torch::stable::contiguous(t);
     sbk::WeightType type = sbk::WeightType::float32;
@@ -179,8 +186,9 @@ void check_channels(const Float& x, int64_t channels, const char* name) {
 }
 
 void check_same_rows(const Float& x, const Float& y, const char* name) {
-  STD_TORCH_CHECK(x.rows() == y.rows() && x.tensor.dim() == y.tensor.dim(), name, " has shape ", shape(y.tensor),
-                  ", which does not fit ", shape(x.tensor));
+  bool same = x.tensor.dim() == y.tensor.dim();
+  for (int64_t i = 0; same && i + 1 < x.tensor.dim(); i++) same = x.tensor.size(i) == y.tensor.size(i);
+  STD_TORCH_CHECK(same, name, " has shape ", shape(y.tensor), ", which does not fit ", shape(x.tensor));
 }
 
 sbk::Activation activation_from(const std::string& name) {
@@ -215,7 +223,7 @@ Tensor grouped_pointwise_conv_layer_norm(const Tensor& x_, const Tensor& weight,
   check_same_rows(x, residual, "residual");
   Tensor y = new_output(x.tensor, n);
   sbk::grouped_pointwise_conv_layer_norm(table(), torch_parallel(), convs.with_bias(0, bias),
-                                         {gamma.data(), beta.data(), static_cast<float>(eps)}, x.matrix(),
+                                         {gamma.data(), beta.data(), checked_eps(eps, "eps")}, x.matrix(),
                                          residual.matrix(), x.rows(), {mutable_floats(y), n});
   return y;
 }
@@ -314,8 +322,8 @@ Tensor post_attention_block(const Tensor& context_, const Tensor& residual_, con
                             {convs.with_bias(0, post_bias),
                              convs.with_bias(1, intermediate_bias),
                              convs.with_bias(2, output_bias),
-                             {gamma.data(), beta.data(), static_cast<float>(post_eps)},
-                             {output_gamma.data(), output_beta.data(), static_cast<float>(output_eps)},
+                             {gamma.data(), beta.data(), checked_eps(post_eps, "post_eps")},
+                             {output_gamma.data(), output_beta.data(), checked_eps(output_eps, "output_eps")},
                              activation_from(activation)},
                             context.matrix(), residual.matrix(), context.rows(), {mutable_floats(y), n});
   return y;

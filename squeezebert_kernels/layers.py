@@ -1,0 +1,205 @@
+"""An encoder layer on the fused kernels: what is known about it, and running it.
+
+Whether a layer may be fused, and with which tensors, is decided in every call. Looking at some twenty modules takes
+longer than the kernels' own dispatch, so the answer is kept as a plan, beside a record of everything that it was drawn
+from; as long as the record fits, the plan holds.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .modules import compute_dtype
+from .packing import PackedWeights
+from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, why_no_kernel, why_not_fused
+
+__all__ = ["LayerFamily", "LayerPlan", "forget_plan", "fused_layer", "fused_or_none", "plan_of", "remember_fallback"]
+
+
+class LayerFamily(NamedTuple):
+    """A kind of layer that somebody defined."""
+
+    parts_of: Callable[[Any], LayerParts]
+    why_not: Callable[[Any], str | None]
+    """Why a layer is not what ``parts_of`` expects, or computes something else; None if it does."""
+    outside: Callable[[Any], object] = lambda layer: None
+    """What ``why_not`` depends on besides the modules of the layer and their attributes, to be compared."""
+
+
+def _groups(conv: Any) -> int:
+    return getattr(conv, "groups", 1)
+
+
+class _Convs:
+    """Convolutions of one op: their weights, packed."""
+
+    def __init__(self, layer: nn.Module, name: str, *convs: Any, num_heads: int = 0) -> None:
+        self.weights = [conv.weight for conv in convs]
+        self.groups = [_groups(conv) for conv in convs]
+        self.num_heads = num_heads
+        # They live with the layer, outside its state dict, and longer than a plan.
+        if name not in layer.__dict__:
+            layer.__dict__[name] = PackedWeights()
+        self.cache: PackedWeights = layer.__dict__[name]
+
+    def packed(self, layer: nn.Module) -> Tensor | None:
+        return self.cache.get(self.weights, self.groups, self.num_heads, compute_dtype(layer))
+
+
+class LayerPlan:
+    """How a layer runs. ``reason`` says why it is not fused; where it is None, ``parts`` and tensors are there."""
+
+    def __init__(self, layer: nn.Module, family: LayerFamily) -> None:
+        self.parts: LayerParts | None = None
+        self.reason = family.why_not(layer)
+        if self.reason is None:
+            self.parts = family.parts_of(layer)
+            self.reason = why_not_fused(self.parts)
+        if self.reason is None:
+            self._take(layer, self.parts)
+
+    def _take(self, layer: nn.Module, parts: Any) -> None:
+        q, k, v = parts.query, parts.key, parts.value
+        post, inter, out = parts.post, parts.intermediate, parts.output
+        post_norm, out_norm = parts.post_norm, parts.output_norm
+        self.attention = (q.weight, q.bias, k.weight, k.bias, v.weight, v.bias)
+        self.attention_options = {
+            "num_heads": parts.num_heads, "q_groups": _groups(q), "k_groups": _groups(k), "v_groups": _groups(v),
+        }  # fmt: skip
+        self.attention_convs = _Convs(layer, "_sbk_attention", q, k, v, num_heads=parts.num_heads)
+        self.activation = activation_name(parts.activation)
+        self.post = (post.weight, post.bias)
+        self.post_norm = (post_norm.weight, post_norm.bias)
+        self.intermediate = (inter.weight, inter.bias)
+        self.output = (out.weight, out.bias)
+        self.output_norm = (out_norm.weight, out_norm.bias)
+        self.eps = (post_norm.eps, out_norm.eps)
+        self.groups = (_groups(post), _groups(inter), _groups(out))
+        if self.activation is not None:
+            self.post_convs = [_Convs(layer, "_sbk_post_attention", post, inter, out)]
+        else:
+            names = ("_sbk_post", "_sbk_intermediate", "_sbk_output")
+            self.post_convs = [_Convs(layer, name, conv) for name, conv in zip(names, (post, inter, out))]
+
+
+def fused_layer(
+    layer: nn.Module,
+    plan: LayerPlan,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None,
+    offsets: Tensor | None = None,
+) -> Tensor:
+    """One encoder layer by the fused kernels.
+
+    Args:
+        layer: keeps the packed weights.
+        plan: of this layer, without a reason.
+        hidden_states: token-major, [B, S, C]; [T, C] with ``offsets``, as :func:`ops.attention_block` has it.
+        attention_mask: additive or boolean, broadcastable to [B, H, S, S], or None.
+    """
+    context = ops.attention_block(
+        hidden_states, *plan.attention, attention_mask,
+        **plan.attention_options, packed=plan.attention_convs.packed(layer), offsets=offsets,
+    )  # fmt: skip
+    post_groups, intermediate_groups, output_groups = plan.groups
+    post_eps, output_eps = plan.eps
+    if plan.activation is not None:
+        return ops.post_attention_block(
+            context, hidden_states, *plan.post, *plan.post_norm, *plan.intermediate, *plan.output, *plan.output_norm,
+            post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
+            activation=plan.activation, post_eps=post_eps, output_eps=output_eps,
+            packed=plan.post_convs[0].packed(layer),
+        )  # fmt: skip
+    assert plan.parts is not None
+    post, intermediate, output = (convs.packed(layer) for convs in plan.post_convs)
+    h = ops.grouped_pointwise_conv_layer_norm(
+        context, *plan.post, hidden_states, *plan.post_norm, groups=post_groups, eps=post_eps, packed=post
+    )
+    hidden = ops.grouped_pointwise_conv(h, *plan.intermediate, groups=intermediate_groups, packed=intermediate)
+    return ops.grouped_pointwise_conv_layer_norm(
+        plan.parts.activation(hidden), *plan.output, h, *plan.output_norm,
+        groups=output_groups, eps=output_eps, packed=output,
+    )  # fmt: skip
+
+
+class _Record:
+    """Everything that a plan of ``layer`` was drawn from: its modules and their attributes, parameters and hooks.
+
+    The layer itself is not held, so that it dies when its last user lets go.
+    """
+
+    def __init__(self, layer: nn.Module, family: LayerFamily) -> None:
+        self.family = family
+        self.below = list(layer.modules())[1:]
+        self.seen = self._look(layer)
+        dicts = [m.__dict__[name] for m in (layer, *self.below) for name in HOOKS]
+        self.no_hooks = [d for d in dicts if not d]
+        self.hooks = [(d, list(d)) for d in dicts if d]
+
+    def _look(self, layer: nn.Module) -> tuple[object, ...]:
+        modules = [layer, *self.below]
+        attributes = [m.__dict__ for m in modules]
+        types: list[Any] = list(map(type, modules))
+        return (
+            types,
+            [t.forward for t in types],
+            [list(d.values()) for d in attributes],
+            # By identity: tensors do not compare to a truth value.
+            [list(map(id, d["_parameters"].values())) for d in attributes],
+            [list(map(id, d["_modules"].values())) for d in attributes],
+            self.family.outside(layer),
+        )
+
+    def fits(self, layer: nn.Module) -> bool:
+        if any(self.no_hooks) or any(GLOBAL_HOOKS) or any(list(d) != keys for d, keys in self.hooks):
+            return False
+        try:
+            return self._look(layer) == self.seen
+        except Exception:  # attributes that do not compare, such as tensors
+            return False
+
+
+_plans: weakref.WeakKeyDictionary[nn.Module, tuple[LayerPlan, _Record]] = weakref.WeakKeyDictionary()
+
+
+def plan_of(layer: nn.Module, family: LayerFamily) -> LayerPlan:
+    """The plan of ``layer`` as it is now."""
+    if torch.compiler.is_compiling() or ops.under_transform():
+        return LayerPlan(layer, family)
+    known = _plans.get(layer)
+    if known is not None and known[1].fits(layer):
+        return known[0]
+    plan = LayerPlan(layer, family)
+    if not any(GLOBAL_HOOKS):
+        _plans[layer] = (plan, _Record(layer, family))
+    return plan
+
+
+def forget_plan(layer: nn.Module) -> None:
+    """Lets go of the tensors in the plan of ``layer``."""
+    _plans.pop(layer, None)
+
+
+def fused_or_none(
+    layer: nn.Module, family: LayerFamily, hidden_states: Tensor, attention_mask: Tensor | None
+) -> Tensor | None:
+    """``fused_layer``, or None where it must not run. A reason that lies in the input, not in the modules, is kept for
+    :func:`squeezebert_kernels.report`."""
+    plan = plan_of(layer, family)
+    if plan.reason is not None:
+        return None
+    reason = why_no_kernel(hidden_states)
+    remember_fallback(layer, reason)
+    return fused_layer(layer, plan, hidden_states, attention_mask) if reason is None else None
+
+
+def remember_fallback(layer: nn.Module, reason: str | None) -> None:
+    """Keeps what in the last call of ``layer`` kept it from running fused (None: nothing)."""
+    if not torch.compiler.is_compiling() and layer.__dict__.get("_sbk_last_fallback") != reason:
+        layer.__dict__["_sbk_last_fallback"] = reason
