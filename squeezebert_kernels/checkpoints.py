@@ -44,6 +44,8 @@ def weight_files(path: Any, kwargs: dict[str, Any]) -> list[Path]:
         return [file]
     try:
         shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not shards or not all(isinstance(shard, str) and 0 < len(shard) < 256 for shard in shards):
+            raise ValueError("weight_map must name the files of the weights")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{str(file)!r} is no index of shards: {error!r}") from error
     for shard in shards:

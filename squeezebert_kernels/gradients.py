@@ -56,11 +56,11 @@ def _sum_of_outer_products(a: Tensor, b: Tensor) -> Tensor:
     """
     tokens, n, k = a.shape[0], a.shape[2], b.shape[2]
     if n * k > 32 * 32:
-        return torch.einsum("tgn,tgk->gnk", a, b)
+        return torch.bmm(a.permute(1, 2, 0), b.transpose(0, 1))
     padding = (0, 0, 0, 0, 0, -tokens % _TOKENS_PER_SUM)
     parts = -(-tokens // _TOKENS_PER_SUM)
     a, b = (F.pad(t, padding).reshape(parts, _TOKENS_PER_SUM, *t.shape[1:]) for t in (a, b))
-    return torch.einsum("ptgn,ptgk->pgnk", a, b).sum(0)
+    return torch.matmul(a.permute(0, 2, 3, 1), b.transpose(1, 2)).sum(0)
 
 
 def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, groups: int, needs: Sequence[bool]) -> ConvGrads:
@@ -70,7 +70,8 @@ def conv_backward(grad: Tensor, x: Tensor, weight: Tensor, groups: int, needs: S
     grad_g = grad.reshape(tokens, groups, c_out // groups)
     dx = dw = db = None
     if needs[0]:
-        dx = torch.einsum("tgn,gnk->tgk", grad_g, weight.reshape(groups, c_out // groups, k)).reshape(x.shape)
+        per_group = weight.reshape(groups, c_out // groups, k)
+        dx = torch.bmm(grad_g.transpose(0, 1), per_group).transpose(0, 1).reshape(x.shape)
     if needs[1]:
         dw = _sum_of_outer_products(grad_g, x.reshape(tokens, groups, k)).reshape(weight.shape)
     if needs[2]:
@@ -141,7 +142,7 @@ def attention_backward(
     dq = torch.matmul(dscores, k) * scale
     dk = torch.matmul(dscores.transpose(-1, -2), q) * scale
     convs = [
-        conv_backward(d.transpose(1, 2).flatten(2), x, w, g, (needs_x, need_w, need_b))
+        conv_backward(d.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1), x, w, g, (needs_x, need_w, need_b))
         for d, w, g, need_w, need_b in zip((dq, dk, dv), weights, groups, needs_weights, needs_biases)
     ]
     dx = None

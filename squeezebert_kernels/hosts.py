@@ -11,7 +11,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
@@ -52,6 +52,8 @@ def squeezebert_layer_reason(layer: Any) -> str | None:
     activation = layer.intermediate.act
     if not is_elementwise(activation):  # its input is channels-first there, token-major here
         return f"activation {getattr(activation, '__name__', type(activation).__name__)} may depend on the layout"
+    if isinstance(activation, nn.Module) and why_altered(activation) is not None:
+        return why_altered(activation)
     return why_altered(layer)
 
 
@@ -65,9 +67,14 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Arguments and results of SqueezeBertEncoder.forward."""
         options = dict(zip(_ENCODER_OPTIONS, args), **kwargs)
+        in_call = None
         if options.get("output_attentions") or _asks_for_head_mask(options.get("head_mask")):
+            in_call = "attention scores or a head mask were asked for"
+        elif attention_mask is not None and attention_mask.dtype != hidden_states.dtype:
+            in_call = f"attention_mask has dtype {attention_mask.dtype}, the hidden states {hidden_states.dtype}"
+        if in_call is not None or type(self) is not FusedSqueezeBertEncoder:
             for layer in self.layers:
-                remember_fallback(layer, "attention scores or a head mask were asked for")
+                remember_fallback(layer, in_call)
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
         skipped = run_unpadded(self, self.layers, SQUEEZEBERT, hidden_states, attention_mask)
         all_hidden_states = skipped or [hidden_states]
@@ -95,6 +102,8 @@ def _collects_attentions() -> bool:
 
 def bert_layer_reason(layer: Any) -> str | None:
     """Why a BertLayer is not an encoder layer that the kernels know; None if it is."""
+    if type(layer) not in (_STOCK_BERT, FusedBertLayer):
+        return f"{type(layer).__name__} is a subclass that the kernels do not know"
     if layer.is_decoder or layer.add_cross_attention:
         return "a decoder layer"
     if layer.chunk_size_feed_forward:
@@ -119,6 +128,9 @@ def _attention_reason(attention: Any) -> str | None:
     function = _ATTENTION_FUNCTIONS.get_interface(name, modeling_bert.eager_attention_forward)
     if function not in _STOCK_ATTENTION:
         return f"attention implementation {name!r}"
+    # Its dropout follows the attention's mode, not that of its dropout module.
+    if attention.training and attention.dropout.p > 0:
+        return f"training with dropout {attention.dropout.p}"
     return None
 
 
@@ -128,6 +140,10 @@ def _attention_function(layer: Any) -> object:
         return _STOCK_BERT.forward
     name = layer.attention.self.config._attn_implementation
     return name, _ATTENTION_FUNCTIONS.get(name), _STOCK_BERT.forward
+
+
+def _takes_boolean_masks(layer: Any) -> bool:
+    return _ATTENTION_FUNCTIONS is None or layer.attention.self.config._attn_implementation != "eager"
 
 
 BERT = LayerFamily(LayerParts.of_bert, bert_layer_reason, _attention_function)
@@ -150,6 +166,8 @@ class FusedBertLayer(modeling_bert.BertLayer):
                 in_call = "a head mask, encoder states or a key/value cache were passed"
             elif attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.dim() == 4):
                 in_call = f"attention_mask is no 4-D tensor but {type(attention_mask).__name__}"
+            elif attention_mask is not None and attention_mask.dtype == torch.bool and not _takes_boolean_masks(self):
+                in_call = "a boolean mask under eager attention, which adds it as it stands"
             remember_fallback(self, in_call)
         if reason is not None or in_call is not None:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import ops
 from .modules import compute_dtype
 from .packing import PackedWeights
-from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, why_no_kernel, why_not_fused
+from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_no_kernel, why_not_fused
 
 __all__ = ["LayerFamily", "LayerPlan", "forget_plan", "fused_layer", "fused_or_none", "plan_of", "remember_fallback"]
 
@@ -137,6 +137,7 @@ class _Record:
     def __init__(self, layer: nn.Module, family: LayerFamily) -> None:
         self.family = family
         self.below = list(layer.modules())[1:]
+        self.classes = list({c: None for m in (layer, *self.below) for c in classes_of(type(m))})
         self.seen = self._look(layer)
         dicts = [m.__dict__[name] for m in (layer, *self.below) for name in HOOKS]
         self.no_hooks = [d for d in dicts if not d]
@@ -145,10 +146,10 @@ class _Record:
     def _look(self, layer: nn.Module) -> tuple[object, ...]:
         modules = [layer, *self.below]
         attributes = [m.__dict__ for m in modules]
-        types: list[Any] = list(map(type, modules))
+        types = list(map(type, modules))
         return (
             types,
-            [t.forward for t in types],
+            code_of(self.classes),
             [list(d.values()) for d in attributes],
             # By identity: tensors do not compare to a truth value.
             [list(map(id, d["_parameters"].values())) for d in attributes],

@@ -209,7 +209,13 @@ class SqueezeBertModule(GradientCheckpointingLayer):
         return output if scores is None else (output, scores)
 
 
-FAMILY = LayerFamily(LayerParts.of_squeezebert, lambda layer: None)
+def _why_not(layer: Any) -> str | None:
+    if "forward" in layer.__dict__ or type(layer).forward is not SqueezeBertModule.forward:
+        return f"{type(layer).__name__}.forward is not its own"
+    return None
+
+
+FAMILY = LayerFamily(LayerParts.of_squeezebert, _why_not)
 """Layers of this file."""
 
 

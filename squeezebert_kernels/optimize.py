@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -100,8 +100,10 @@ def optimize(
     compute = quantization or ("bfloat16" if dtype == torch.bfloat16 else "float32")
 
     changed: list[nn.Module] = []
-    converted = _convert(model, torch.float32) if dtype == torch.float32 else {}
+    converted: list[_Converted] = []
     try:
+        if dtype == torch.float32:
+            _convert(model, dtype, converted)
         for module in model.modules():
             module.__dict__.pop(_LAST_FALLBACK, None)  # of the modules as they are, not of a call long ago
         for module, new_class in _plan(model):
@@ -118,8 +120,8 @@ def optimize(
         if strict and found.fallbacks:
             parts = "; ".join(f"{e.name}: {e.reason}" for e in found.fallbacks)
             raise RuntimeError(f"optimize(strict=True): {len(found.fallbacks)} parts would not run fused: {parts}")
-        if converted:
-            model.__dict__.setdefault(_ORIGINAL_DTYPES, {name: old.dtype for name, (_, old) in converted.items()})
+        for one in converted:
+            one.module.__dict__.setdefault(_ORIGINAL_DTYPES, {}).setdefault(one.name, one.data.dtype)
         for entry in found.entries:
             entry.module.__dict__["_sbk_compute"] = compute
         for module in model.modules():
@@ -128,27 +130,51 @@ def optimize(
     except BaseException:
         for module in changed:
             _restore_class(module)
-        for tensor, old in converted.values():
-            tensor.data = old
+        for one in converted:
+            one.tensor.data = one.data
+            one.tensor.grad = one.grad
         raise
     return model
 
 
-def _convert(model: nn.Module, dtype: torch.dtype) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Converts floating parameters and buffers; returns those that changed, with what they held before."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    before = {name: (t, t.data) for name, t in tensors if t.is_floating_point() and t.dtype != dtype}
-    for tensor, old in before.values():
-        tensor.data = old.to(dtype)
-    return before
+class _Converted(NamedTuple):
+    """A parameter or buffer of ``module``, and what it held before."""
+
+    module: nn.Module
+    name: str
+    tensor: torch.Tensor
+    data: torch.Tensor
+    grad: torch.Tensor | None
+
+
+def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    own = {**module._parameters, **module._buffers}
+    return {name: t for name, t in own.items() if t is not None}
+
+
+def _set_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> None:
+    data, grad = tensor.data.to(dtype), None if tensor.grad is None else tensor.grad.to(dtype)
+    tensor.data = data
+    tensor.grad = grad
+
+
+def _convert(model: nn.Module, dtype: torch.dtype, converted: list[_Converted]) -> None:
+    """Converts floating parameters, their gradients and buffers; notes in ``converted`` what they held."""
+    for module in model.modules():
+        for name, tensor in _own_tensors(module).items():
+            if tensor.is_floating_point() and tensor.dtype != dtype:
+                one = _Converted(module, name, tensor, tensor.data, tensor.grad)
+                _set_dtype(tensor, dtype)
+                converted.append(one)
 
 
 def _restore_class(module: nn.Module) -> None:
     from . import hosts
 
-    original = module.__dict__.pop(_ORIGINAL_CLASS, hosts.FUSED_TO_STOCK.get(type(module)))
-    if original is not None:
-        module.__class__ = original
+    if type(module) in hosts.FUSED_TO_STOCK:
+        module.__class__ = hosts.FUSED_TO_STOCK[type(module)]
+    elif type(module) in _CONVS.values() and _ORIGINAL_CLASS in module.__dict__:  # not one parametrized since
+        module.__class__ = module.__dict__.pop(_ORIGINAL_CLASS)
     forget_plan(module)
     for key, value in list(module.__dict__.items()):
         if isinstance(value, PackedWeights) or key in (_LAST_FALLBACK, "_sbk_compute", "_sbk_skip_padding"):
@@ -165,12 +191,11 @@ def restore(model: Model) -> Model:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     for module in model.modules():
         _restore_class(module)
-    dtypes = model.__dict__.pop(_ORIGINAL_DTYPES, {})
-    if dtypes:
-        with torch.no_grad():
-            for name, t in [*model.named_parameters(), *model.named_buffers()]:
-                if name in dtypes:
-                    t.data = t.data.to(dtypes[name])
+    for module in model.modules():
+        dtypes = module.__dict__.pop(_ORIGINAL_DTYPES, {})
+        for name, tensor in _own_tensors(module).items():
+            if name in dtypes:
+                _set_dtype(tensor, dtypes[name])
     return model
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from . import ops
 
@@ -15,21 +16,32 @@ class _Stamp:
     """What one weight was when it was packed.
 
     Addresses and version numbers come again when tensors die and others take their place, so the tensor itself is part
-    of it. Inference tensors have no version: the sample must do.
+    of it, and is held (torch swaps no tensors that are weakly referenced). Inference tensors have no version: the
+    sample must do.
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self.tensor = weakref.ref(weight)
+        self.tensor = weight
         self.address, self.dtype = weight.data_ptr(), weight.dtype
         self.version = None if weight.is_inference() else weight._version
 
     def fits(self, weight: Tensor) -> bool:
         return (
-            self.tensor() is weight
+            self.tensor is weight
             and self.address == weight.data_ptr()
             and self.dtype is weight.dtype
             and (self.version is None or self.version == weight._version)
         )
+
+
+def _note_fused_step(optimizer: Any, *_: Any) -> None:
+    """Fused optimizers change parameters without telling their version counters."""
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            torch.autograd.graph.increment_version([p for p in group["params"] if not p.is_inference()])
+
+
+register_optimizer_step_post_hook(_note_fused_step)
 
 
 class PackedWeights:
@@ -50,7 +62,8 @@ class PackedWeights:
 
         While tracing, packing becomes part of the graph: slower, but never stale.
         """
-        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        # A dispatch mode (fake tensors, make_fx) sees the ops instead of running them, or may.
+        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
         if self._state is not None and not tracing:
             known_dtype, stamps, packed = self._state
             same = known_dtype == dtype and all(stamp.fits(w) for stamp, w in zip(stamps, weights))

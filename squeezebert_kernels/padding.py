@@ -41,7 +41,7 @@ def unpad(hidden_states: Tensor, attention_mask: Tensor | None) -> Unpadded | No
     if attention_mask.shape[2] > 1 and not torch.equal(attention_mask[:, 0], keys[:, None].expand(-1, length, -1)):
         return None
     real = keys > torch.finfo(attention_mask.dtype).min / 2
-    positions = torch.arange(1, length + 1)
+    positions = torch.arange(1, length + 1, device=hidden_states.device)
     lengths = (real * positions).amax(dim=1)
     lengths = torch.where(lengths == 0, length, lengths)
     if int(lengths.sum()) == batch * length:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as _torch_module
+from transformers import activations
+from transformers.models.bert import modeling_bert
+from transformers.models.squeezebert import modeling_squeezebert
 
 from . import ops
 from .modules import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise
@@ -77,7 +82,7 @@ class LayerParts(NamedTuple):
 
 _PROJECTIONS = {nn.Conv1d, nn.Linear, GroupedPointwiseConv1d, TokenMajorConv1d}
 _CONTAINER_HOMES = ("transformers.models.", "squeezebert_kernels.")
-_TENSORS = (nn.Parameter, Tensor)
+_TENSORS = (nn.Parameter, Tensor, FakeTensor)  # fake: while torch.export traces
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 GLOBAL_HOOKS = [
     getattr(_torch_module, name)
@@ -125,6 +130,36 @@ def _own_methods(cls: type) -> frozenset[str]:
 _CODE_HOMES = ("torch.nn.", "transformers.", "squeezebert_kernels.")
 
 
+_functions_of: dict[type, tuple[str, ...]] = {}
+
+
+def code_of(classes: Iterable[type]) -> list[Any]:
+    """The functions that ``classes`` define: those of a patched class compare unequal to themselves before."""
+    code = []
+    for cls in classes:
+        names = _functions_of.get(cls)
+        if names is None:
+            names = tuple(name for name, value in vars(cls).items() if isinstance(value, FunctionType))
+            _functions_of[cls] = names
+        own = cls.__dict__
+        code += [own.get(name) for name in names]
+    return code
+
+
+def classes_of(cls: type) -> tuple[type, ...]:
+    """``cls`` and its bases, up to what every module is."""
+    return tuple(c for c in cls.__mro__ if c not in (nn.Module, object))
+
+
+_STOCK_CODE = {
+    cls: code_of(classes_of(cls))
+    for home in (nn, modeling_bert, modeling_squeezebert, activations)
+    for cls in vars(home).values()
+    if isinstance(cls, type) and issubclass(cls, nn.Module) and cls is not nn.Module
+}
+"""As it was when this module was imported."""
+
+
 def why_altered(module: nn.Module) -> str | None:
     """What calling ``module`` does beyond the code of its class (hooks, patched methods); None if nothing."""
     cls = type(module)
@@ -133,9 +168,16 @@ def why_altered(module: nn.Module) -> str | None:
     methods = _own_methods(cls)
     if not methods.isdisjoint(module.__dict__):
         return f"{cls.__name__}.{min(methods & module.__dict__.keys())} is patched"
-    if not cls.forward.__module__.startswith(_CODE_HOMES):
-        return f"{cls.__name__}.forward is replaced by one of {cls.forward.__module__}"
-    return None
+    return _why_class_altered(cls)
+
+
+@torch.compiler.assume_constant_result
+def _why_class_altered(cls: Any) -> str | None:
+    stock = _STOCK_CODE.get(cls)
+    if stock is not None and stock != code_of(classes_of(cls)):
+        return f"{cls.__name__} is patched"
+    home = str(cls.forward.__module__)
+    return None if home.startswith(_CODE_HOMES) else f"{cls.__name__}.forward is one of {home}"
 
 
 def why_no_kernel(x: Tensor) -> str | None:
@@ -167,6 +209,9 @@ def why_not_fused(parts: LayerParts) -> str | None:
             return f"a projection is not pointwise: {why_not_pointwise(conv)}"
         if type(conv.weight) not in _TENSORS:
             return f"a weight is a {type(conv.weight).__name__}, not a plain tensor"
+    modules = (*parts.projections(), parts.post_norm, parts.output_norm)
+    if len({t.dtype for m in modules for t in (m.weight, m.bias) if isinstance(t, Tensor)}) > 1:
+        return "its parameters have different dtypes"
     for norm in (parts.post_norm, parts.output_norm):
         if not _is_stock_norm(norm):
             return f"a layer norm is a {type(norm).__name__}, not an nn.LayerNorm"

@@ -52,8 +52,9 @@ def grouped_pointwise_conv(
     """
     c_out, k = weight.shape[0], weight.shape[1]
     per_group = weight.reshape(groups, c_out // groups, k)
-    grouped = x.reshape(*x.shape[:-1], groups, k)
-    y = torch.einsum("...gk,gnk->...gn", grouped, per_group).reshape(*x.shape[:-1], c_out)
+    tokens = math.prod(x.shape[:-1])
+    grouped = x.reshape(tokens, groups, k).transpose(0, 1)
+    y = torch.bmm(grouped, per_group.transpose(1, 2)).transpose(0, 1).reshape(*x.shape[:-1], c_out)
     if bias is not None:
         y = y + bias
     return apply_activation(y, activation)
@@ -118,11 +119,12 @@ def attention_block(
     for b, (first, last) in enumerate(pairwise(bounds)):
         mask = None
         if attention_mask is not None:
-            full = attention_mask.expand(len(bounds) - 1, num_heads, -1, attention_mask.shape[-1])
+            full = attention_mask.reshape((1,) * (4 - attention_mask.dim()) + tuple(attention_mask.shape))
+            full = full.expand(len(bounds) - 1, num_heads, -1, attention_mask.shape[-1])
             mask = full[b : b + 1, :, : last - first, : last - first]
         one = slice(first, last)
         parts.append(attention_context(q[None, one], k[None, one], v[None, one], mask, num_heads)[0])
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else v
 
 
 def post_attention_block(

@@ -97,7 +97,7 @@ def _layer_entry(name: str, kind: str, layer: Any, parts: LayerParts | None, rea
 
 def _entries(model: nn.Module) -> Iterator[Entry]:
     from . import hosts
-    from .modeling import SqueezeBertModule
+    from .modeling import FAMILY, SqueezeBertModule
 
     stock_squeezebert = hosts.modeling_squeezebert.SqueezeBertEncoder
     stock_bert = hosts.modeling_bert.BertLayer
@@ -118,9 +118,10 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
             yield _layer_entry(name, "BERT layer", module, None if reason else LayerParts.of_bert(module), reason)
         elif isinstance(module, SqueezeBertModule):
             inside.append(name + "." if name else "")
-            yield _layer_entry(name, "SqueezeBERT layer", module, LayerParts.of_squeezebert(module), None)
+            reason = FAMILY.why_not(module)
+            yield _layer_entry(name, "SqueezeBERT layer", module, LayerParts.of_squeezebert(module), reason)
         elif isinstance(module, (GroupedPointwiseConv1d, GroupedPointwiseConv2d)):
-            reason = conv_reason(module)
+            reason = why_no_kernel(module.weight)
             yield _entry(name, "grouped 1x1 conv", "fallback" if reason else "kernel", module, reason)
         elif type(module) in (nn.Conv1d, nn.Conv2d) and module.groups > 1 and why_not_pointwise(module) is None:
             reason = conv_reason(module) or "not optimized: call optimize()"
@@ -134,6 +135,8 @@ def _host_reason(module: nn.Module) -> str | None:
         return "not optimized: call optimize()"
     if type(module) not in hosts.STOCK_TO_FUSED.values():
         return f"{type(module).__name__} is a subclass that the kernels do not know"
+    if "forward" in module.__dict__:
+        return f"{type(module).__name__}.forward is patched"
     return None
 
 

@@ -28,6 +28,37 @@ _LEFT_PADDING = (
 )
 
 
+def _check_type(name: str, value: Any, *types: type) -> None:
+    if not isinstance(value, types):
+        wanted = " or ".join(t.__name__ for t in types)
+        raise TypeError(f"{name} must be a {wanted}, got {type(value).__name__}")
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Types of the arguments of `SqueezeBertTokenizer`, by name."""
+    for name in ("vocab_file", "tokenizer_file"):
+        if arguments[name] is not None:
+            _check_type(name, arguments[name], str, os.PathLike)
+    for name in ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token"):
+        _check_type(name, arguments[name], str, AddedToken)
+    for name in ("do_lower_case", "tokenize_chinese_chars", "strip_accents"):
+        if arguments[name] is not None:
+            _check_type(name, arguments[name], bool)
+    vocab, never_split = arguments["vocab"], arguments["never_split"]
+    if vocab is not None:
+        _check_type("vocab", vocab, Mapping, str, os.PathLike)
+    if isinstance(vocab, Mapping):
+        for token, number in vocab.items():
+            if not isinstance(token, str) or not isinstance(number, int) or number < 0:
+                raise TypeError(f"vocab must map tokens to ids >= 0, got {token!r}: {number!r}")
+    if never_split is not None:
+        _check_type("never_split", never_split, Iterable)
+        for token in never_split:
+            _check_type("never_split: a token", token, str)
+    if arguments["tokenizer_object"] is not None:
+        _check_type("tokenizer_object", arguments["tokenizer_object"], Tokenizer)
+
+
 def _read_vocab(vocab_file: str | os.PathLike[str]) -> dict[str, int]:
     """The tokens of a `vocab.txt`, one a line, each mapped to the number of its line from 0.
 
@@ -93,6 +124,7 @@ class SqueezeBertTokenizer(PreTrainedTokenizerFast):
         **kwargs: as transformers' `PreTrainedTokenizerFast` (`model_max_length`, `padding_side`, ...).
 
     Raises:
+        TypeError: an argument has the wrong type.
         ValueError: no vocabulary was given; a file is missing, unreadable or of another kind; the vocabulary lacks
             `unk_token` or a token of `never_split`.
     """
@@ -123,11 +155,10 @@ class SqueezeBertTokenizer(PreTrainedTokenizerFast):
         tokenizer_object: Tokenizer | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(never_split, Iterable):  # which may be read only once
+            never_split = list(never_split)
+        _check_arguments(locals())
         if tokenizer_object is not None:
-            if not isinstance(tokenizer_object, Tokenizer):
-                raise TypeError(
-                    f"tokenizer_object must be a tokenizers.Tokenizer, got {type(tokenizer_object).__name__}"
-                )
             source, backend = "tokenizer_object", Tokenizer.from_str(tokenizer_object.to_str())
             if not isinstance(backend.model, WordPiece):
                 raise ValueError(
@@ -283,6 +314,7 @@ class SqueezeBertTokenizer(PreTrainedTokenizerFast):
         Raises:
             ValueError: `save_directory` is a file.
         """
+        _check_type("save_directory", save_directory, str, os.PathLike)
         folder = Path(save_directory)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"save_directory {str(folder)!r} is a file, it must be a folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -122,13 +123,20 @@ def check_mask(mask: Tensor, batch: int, num_heads: int, length: int) -> None:
         )
 
 
-def check_offsets(offsets: Tensor | None) -> None:
-    """``offsets`` is an int64 CPU vector of at least one element. Its values are checked by the kernel."""
+def check_offsets(offsets: Tensor | None, tokens: int, device: torch.device) -> None:
+    """``offsets`` is an int64 vector on the CPU (or with x on "meta") that ascends from 0 to ``tokens``."""
     if offsets is None:
         return
     check_tensor("offsets", offsets)
     if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.shape[0] < 1:
         raise ValueError(f"offsets must be an int64 tensor [batch + 1], got {offsets.dtype} {_shape(offsets)}")
+    if offsets.device.type != "cpu" and offsets.device != device:
+        raise ValueError(f"offsets is on {offsets.device}, it must be on cpu")
+    if type(offsets) is not Tensor or offsets.is_meta or torch.compiler.is_compiling():
+        return
+    values = offsets.tolist()
+    if values[0] != 0 or values[-1] != tokens or any(a > b for a, b in pairwise(values)):
+        raise ValueError(f"offsets must ascend from 0 to the {tokens} tokens of x, got {values}")
 
 
 def check_packed(packed: Tensor | None, device: torch.device) -> None:

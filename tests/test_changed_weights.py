@@ -3,6 +3,7 @@
 import pytest
 import torch
 from test_optimize import assert_same, batch, bert, run, squeezebert, weights
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import squeezebert_kernels as sbk
 
@@ -57,3 +58,37 @@ def test_load_state_dict_and_an_optimizer_step_are_seen():
         m(**batch())[0].square().mean().backward()
         optimizer.step()
     assert_same(run(model, batch()), run(other, batch()))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_fused_optimizers(optimizer):
+    """They change parameters without counting it as a change."""
+    models = squeezebert(), sbk.optimize(squeezebert())
+    for model in models:
+        run(model, batch())
+        weight = model.encoder.layers[0].output.conv1d.weight
+        weight.grad = torch.zeros_like(weight)
+        weight.grad[7, 3] = 1
+        optimizer([weight], lr=1.0, fused=True).step()
+    assert_same(*(run(model, batch()) for model in models))
+
+
+def test_parameters_can_be_swapped():
+    model = sbk.optimize(squeezebert())
+    run(model, batch())
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert run(model, batch()).dtype == torch.float64
+
+
+def test_a_run_with_fake_tensors_leaves_nothing_behind():
+    conv = sbk.GroupedPointwiseConv1d(16, 16, groups=2)
+    x = torch.randn(2, 16, 5)
+    with torch.no_grad():
+        for _ in range(2):  # before anything is packed, and after
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                assert conv(mode.from_tensor(x)).shape == x.shape
+            assert type(conv(x)) is torch.Tensor

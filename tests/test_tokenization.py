@@ -306,7 +306,28 @@ def test_bad_vocabularies_are_refused(bert_vocab, tmp_path):
     Tokenizer(BPE()).save(str(tmp_path / "bpe.json"))
     with pytest.raises(ValueError, match="holds a BPE model"):
         SqueezeBertTokenizer(tokenizer_file=tmp_path / "bpe.json")
-    with pytest.raises(TypeError, match=r"tokenizer_object must be a tokenizers.Tokenizer, got str"):
+    with pytest.raises(TypeError, match=r"tokenizer_object must be a Tokenizer, got str"):
         SqueezeBertTokenizer(tokenizer_object="x")
     with pytest.raises(ValueError, match="never_split token 'Zyxwv'"):
         SqueezeBertTokenizer(bert_vocab, never_split=["Zyxwv"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vocab_file": 5}, "vocab_file must be a str or PathLike, got int"),
+        ({"tokenizer_file": 5}, "tokenizer_file must be a str or PathLike, got int"),
+        ({"vocab": [1]}, "vocab must be a Mapping or str or PathLike, got list"),
+        ({"vocab": {"[UNK]": -1}}, r"vocab must map tokens to ids >= 0, got '\[UNK\]': -1"),
+        ({"cls_token": None}, "cls_token must be a str or AddedToken, got NoneType"),
+        ({"never_split": 5}, "never_split must be a Iterable, got int"),
+        ({"never_split": ["a", 5]}, "never_split: a token must be a str, got int"),
+        ({"do_lower_case": "no"}, "do_lower_case must be a bool, got str"),
+        ({"strip_accents": "x"}, "strip_accents must be a bool, got str"),
+    ],
+)
+def test_arguments_of_the_wrong_type(bert_vocab, options, message):
+    with pytest.raises(TypeError, match=message):
+        SqueezeBertTokenizer(
+            **{**({} if {"vocab", "vocab_file"} & set(options) else {"vocab_file": bert_vocab}), **options}
+        )

@@ -109,3 +109,24 @@ def test_layers_built_like_ours(layout):
         assert_same(built(x), theirs(x))
     else:
         assert_same(built(x.transpose(1, 2)).transpose(1, 2), theirs(x))
+
+
+def test_batched_gradients(models):
+    embeds = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    found = []
+    for model in models:
+        out = model(inputs_embeds=embeds)[0]
+        seeds = torch.randn(3, *out.shape, generator=torch.Generator().manual_seed(3))
+        found.append(torch.autograd.grad(out, [embeds], seeds, is_grads_batched=True)[0])
+    assert_same(found[1], found[0])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_keeps_the_precision(strict):
+    model = sbk.optimize(squeezebert(), quantization="int8")
+    inputs = batch()
+    with torch.no_grad():
+        program = torch.export.export(model, (), inputs, strict=strict)
+        names = [str(node.target) for node in program.graph.nodes]
+        assert sum("squeezebert_kernels.pack" in name for name in names) == 4
+        assert_same(program.module()(**inputs)[0], model(**inputs)[0])

@@ -1,7 +1,10 @@
 """What the fused kernels must not stand in for: found in every call, reported as it is now."""
 
+import functools
+
 import pytest
 import torch
+import transformers
 from test_optimize import all_fused, assert_same, batch, bert, run, squeezebert
 from torch import nn
 from transformers.models.bert import modeling_bert
@@ -66,6 +69,8 @@ def test_helper_methods_patched():
         (bert, modeling_bert.BertSelfOutput),
         (bert, modeling_bert.BertLayer),
         (squeezebert, nn.Conv1d),
+        (squeezebert, transformers.activations.GELUActivation),
+        (bert, nn.LayerNorm),
     ],
 )
 def test_classes_patched(make, owner, monkeypatch):
@@ -79,7 +84,8 @@ def test_classes_patched(make, owner, monkeypatch):
             return {name: value * 2 for name, value in out.items()}
         return tuple(t * 2 for t in out) if isinstance(out, tuple) else out * 2
 
-    monkeypatch.setattr(owner, "forward", doubled)
+    # Wrapped as decorators do it, so that it claims to come from the same module.
+    monkeypatch.setattr(owner, "forward", functools.wraps(stock)(doubled))
     assert_same(run(model, batch()), run(make(), batch()))
     assert len(reasons(model)) == 2
     monkeypatch.undo()
@@ -149,3 +155,148 @@ def test_a_refused_conversion_leaves_every_bit():
     with pytest.raises(RuntimeError, match="has hooks"):
         sbk.optimize(model, dtype=torch.float32, strict=True)
     assert all(torch.equal(t, before[name]) and t.dtype == before[name].dtype for name, t in model.state_dict().items())
+
+
+def test_methods_of_classes_patched(monkeypatch):
+    model = sbk.optimize(squeezebert())
+    stock = modeling_squeezebert.SqueezeBertSelfAttention.transpose_for_scores
+    monkeypatch.setattr(
+        modeling_squeezebert.SqueezeBertSelfAttention, "transpose_for_scores", lambda self, x: stock(self, x) * 2
+    )
+    assert_same(run(model, batch()), run(squeezebert(), batch()))
+    assert reasons(model) == ["SqueezeBertSelfAttention is patched"] * 2
+
+
+# transformers' own SqueezeBERT cannot do it in float16.
+@pytest.mark.parametrize(
+    ("make", "dtype"), [(squeezebert, torch.bfloat16), (bert, torch.bfloat16), (bert, torch.float16)]
+)
+def test_layer_norms_in_another_dtype(make, dtype):
+    """As peft prepares models for training."""
+
+    def prepared():
+        model = make().to(dtype)
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.float()
+        return model
+
+    stock = prepared()
+    assert_same(run(sbk.optimize(prepared()), batch()), run(stock, batch()))
+
+
+@pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4 asks the dropout module")
+def test_dropout_follows_the_attention_of_transformers_5():
+    model = sbk.optimize(bert(attention_probs_dropout_prob=0.5).train())
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    assert reasons(model) == ["training with dropout 0.5"] * 2
+    assert not torch.equal(run(model, batch()), run(model, batch()))
+
+
+def test_hooks_on_an_activation_see_its_layout():
+    model = squeezebert(hidden_act="silu")
+    shapes = []
+    model.encoder.layers[0].intermediate.act.register_forward_hook(lambda m, i, o: shapes.append(tuple(o.shape)))
+    run(model, batch())
+    run(sbk.optimize(model), batch())
+    assert shapes == [(3, 64, 11)] * 2
+
+
+def test_subclasses_built_under_enable():
+    sbk.enable()
+    try:
+
+        class Mine(modeling_bert.BertLayer):
+            def feed_forward_chunk(self, attention_output):
+                return super().feed_forward_chunk(attention_output).flip(-1)
+
+    finally:
+        sbk.disable()
+    model = bert()
+    mine = Mine(model.config).eval()
+    mine.load_state_dict(model.encoder.layer[0].state_dict())
+    before = run(model, batch())
+    model.encoder.layer[0] = mine
+    assert not torch.allclose(run(model, batch()), before, atol=1e-3)
+    assert reasons(model)[0] == "Mine is a subclass that the kernels do not know"
+
+
+@pytest.mark.skipif(not TRANSFORMERS_5, reason="transformers 4 refuses boolean masks")
+def test_a_boolean_mask_under_eager_attention():
+    model, inputs = bert(attn_implementation="eager"), batch()
+    inputs["attention_mask"] = inputs["attention_mask"].bool()[:, None, None]
+    before = run(model, inputs)
+    assert_same(run(sbk.optimize(model), inputs), before)
+    assert "a boolean mask under eager attention" in reasons(model)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.bfloat16])
+def test_masks_that_an_encoder_adds_as_they_stand(dtype):
+    encoder = squeezebert().encoder
+    hidden, mask = torch.randn(3, 11, 32), batch()["attention_mask"][:, None, None].to(dtype)
+    with torch.no_grad():
+        before = encoder(hidden, mask).last_hidden_state
+        assert_same(sbk.optimize(encoder)(hidden, mask).last_hidden_state, before)
+    assert "attention_mask has dtype" in reasons(encoder)[0]
+
+
+def test_patched_forwards_are_reported():
+    model = sbk.optimize(squeezebert())
+    model.encoder.forward = model.encoder.forward
+    assert reasons(model) == ["FusedSqueezeBertEncoder.forward is patched"] * 2
+    mine = sbk.SqueezeBertModel(model.config).eval()
+    layer = mine.encoder.layers[0]
+    layer.forward = layer.forward
+    assert reasons(mine) == ["SqueezeBertModule.forward is not its own"]
+    assert torch.isfinite(run(mine, batch())).all()
+
+
+def test_own_convs_with_few_channels_run_on_the_kernels():
+    conv = sbk.GroupedPointwiseConv1d(8, 8, groups=4)
+    conv(torch.randn(1, 8, 3))
+    assert all_fused(conv)
+
+
+def test_restore_after_parametrizing():
+    net = sbk.optimize(nn.Sequential(nn.Conv1d(16, 16, 1, groups=2)))
+    nn.utils.parametrizations.weight_norm(net[0])
+    x = torch.randn(2, 16, 5)
+    before = net(x)
+    assert_same(sbk.restore(net)(x), before)
+    nn.utils.parametrize.remove_parametrizations(net[0], "weight")
+    assert type(sbk.restore(net)[0]) is nn.Conv1d
+    assert_same(net(x), before)
+
+
+def test_dtypes_come_back_through_any_root():
+    model = squeezebert().half()
+    sbk.optimize(model.encoder, dtype=torch.float32)
+    assert {p.dtype for p in model.parameters()} == {torch.float16, torch.float32}
+    sbk.restore(nn.Sequential(model))
+    assert {p.dtype for p in model.parameters()} == {torch.float16}
+    assert not any(key.startswith("_sbk") for m in model.modules() for key in m.__dict__)
+
+
+def test_gradients_are_converted_too():
+    model = bert().bfloat16()
+    model(**batch())[0].sum().backward()
+    for expected, change in ((torch.float32, sbk.optimize), (torch.bfloat16, sbk.restore)):
+        change(model, **({"dtype": torch.float32} if change is sbk.optimize else {}))
+        assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {expected}
+
+
+def test_a_conversion_that_fails_is_rolled_back():
+    class Stubborn(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if getattr(function, "__name__", "") == "to":
+                raise MemoryError("no more")
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    model = nn.Sequential(squeezebert().half(), nn.Module())
+    model[1].weight = nn.Parameter(torch.randn(3).half().as_subclass(Stubborn), requires_grad=False)
+    with pytest.raises(MemoryError):
+        sbk.optimize(model, dtype=torch.float32)
+    assert {p.dtype for p in model.parameters()} == {torch.float16}
