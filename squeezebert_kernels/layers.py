@@ -44,9 +44,10 @@ class _Convs:
         self.groups = [_groups(conv) for conv in convs]
         self.num_heads = num_heads
         # They live with the layer, outside its state dict, and longer than a plan.
-        if name not in layer.__dict__:
-            layer.__dict__[name] = PackedWeights()
-        self.cache: PackedWeights = layer.__dict__[name]
+        cache = layer.__dict__.get(name)
+        self.cache: PackedWeights = PackedWeights() if cache is None else cache
+        if cache is None and not torch.compiler.is_compiling():
+            layer.__dict__[name] = self.cache
 
     def packed(self, layer: nn.Module) -> Tensor | None:
         return self.cache.get(self.weights, self.groups, self.num_heads, compute_dtype(layer))

@@ -173,6 +173,14 @@ def test_a_missing_shard_is_named(tmp_path):
         SqueezeBertModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("shards", [{}, {"a": 5}, {"a": None}, {"a": "x" * 5000}])
+def test_a_broken_index_of_shards_is_named(tmp_path, shards):
+    ours("SqueezeBertModel", **TINY).save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(ValueError, match=r"model.safetensors.index.json' is no index of shards: .*weight_map must"):
+        SqueezeBertModel.from_pretrained(tmp_path)
+
+
 def test_shapes_that_do_not_fit_the_configuration_are_named(tmp_path):
     ours("SqueezeBertModel", **TINY).save_pretrained(tmp_path)
     config = SqueezeBertConfig(**{**TINY, "q_groups": 4})

@@ -317,8 +317,8 @@ def test_bad_vocabularies_are_refused(bert_vocab, tmp_path):
     [
         ({"vocab_file": 5}, "vocab_file must be a str or PathLike, got int"),
         ({"tokenizer_file": 5}, "tokenizer_file must be a str or PathLike, got int"),
-        ({"vocab": [1]}, "vocab must be a Mapping or str or PathLike, got list"),
-        ({"vocab": {"[UNK]": -1}}, r"vocab must map tokens to ids >= 0, got '\[UNK\]': -1"),
+        ({"vocab_file": None, "vocab": [1]}, "vocab must be a Mapping or str or PathLike, got list"),
+        ({"vocab_file": None, "vocab": {"[UNK]": -1}}, r"vocab must map tokens to ids >= 0, got '\[UNK\]': -1"),
         ({"cls_token": None}, "cls_token must be a str or AddedToken, got NoneType"),
         ({"never_split": 5}, "never_split must be a Iterable, got int"),
         ({"never_split": ["a", 5]}, "never_split: a token must be a str, got int"),
@@ -328,6 +328,4 @@ def test_bad_vocabularies_are_refused(bert_vocab, tmp_path):
 )
 def test_arguments_of_the_wrong_type(bert_vocab, options, message):
     with pytest.raises(TypeError, match=message):
-        SqueezeBertTokenizer(
-            **{**({} if {"vocab", "vocab_file"} & set(options) else {"vocab_file": bert_vocab}), **options}
-        )
+        SqueezeBertTokenizer(**{"vocab_file": bert_vocab, **options})

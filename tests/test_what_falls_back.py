@@ -82,7 +82,7 @@ def test_classes_patched(make, owner, monkeypatch):
         out = stock(self, *args, **kwargs)
         if isinstance(out, dict):
             return {name: value * 2 for name, value in out.items()}
-        return tuple(t * 2 for t in out) if isinstance(out, tuple) else out * 2
+        return tuple(t if t is None else t * 2 for t in out) if isinstance(out, tuple) else out * 2
 
     # Wrapped as decorators do it, so that it claims to come from the same module.
     monkeypatch.setattr(owner, "forward", functools.wraps(stock)(doubled))
