@@ -418,7 +418,7 @@ def _check_attention(
     if x.dim() != (3 if offsets is None else 2):
         expected = "[batch, sequence, channels]" if offsets is None else "[tokens, channels] with offsets"
         raise ValueError(f"x must be {expected}, got shape {list(x.shape)}")
-    validation.check_offsets(offsets, x.shape[0], x.device)
+    longest = validation.check_offsets(offsets, x.shape[0], x.device)
     for prefix, w, b, g in (("q_", q_w, q_b, q_groups), ("k_", k_w, k_b, k_groups), ("v_", v_w, v_b, v_groups)):
         if w.dim() > 0 and w.shape[0] != q_w.shape[0]:
             raise ValueError(f"{prefix}weight has {w.shape[0]} output channels, but q_weight has {q_w.shape[0]}")
@@ -429,7 +429,10 @@ def _check_attention(
     if offsets is None:
         validation.check_mask(mask, x.shape[0], num_heads, x.shape[1])
     else:
-        validation.check_mask(mask, offsets.shape[0] - 1, num_heads, mask.shape[-1] if mask.dim() else 0)
+        columns = mask.shape[-1] if mask.dim() else 0
+        if columns < longest:
+            raise ValueError(f"attention_mask of shape {list(mask.shape)} ends before sequences of {longest} tokens do")
+        validation.check_mask(mask, offsets.shape[0] - 1, num_heads, columns)
 
 
 def _check_post_attention(

@@ -123,20 +123,24 @@ def check_mask(mask: Tensor, batch: int, num_heads: int, length: int) -> None:
         )
 
 
-def check_offsets(offsets: Tensor | None, tokens: int, device: torch.device) -> None:
-    """``offsets`` is an int64 vector on the CPU (or with x on "meta") that ascends from 0 to ``tokens``."""
+def check_offsets(offsets: Tensor | None, tokens: int, device: torch.device) -> int:
+    """``offsets`` is an int64 vector on the CPU (or with x on "meta") that ascends from 0 to ``tokens``.
+
+    Returns the length of the longest sequence, 0 where it cannot be known.
+    """
     if offsets is None:
-        return
+        return 0
     check_tensor("offsets", offsets)
     if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.shape[0] < 1:
         raise ValueError(f"offsets must be an int64 tensor [batch + 1], got {offsets.dtype} {_shape(offsets)}")
     if offsets.device.type != "cpu" and offsets.device != device:
         raise ValueError(f"offsets is on {offsets.device}, it must be on cpu")
     if type(offsets) is not Tensor or offsets.is_meta or torch.compiler.is_compiling():
-        return
+        return 0
     values = offsets.tolist()
     if values[0] != 0 or values[-1] != tokens or any(a > b for a, b in pairwise(values)):
         raise ValueError(f"offsets must ascend from 0 to the {tokens} tokens of x, got {values}")
+    return max((b - a for a, b in pairwise(values)), default=0)
 
 
 def check_packed(packed: Tensor | None, device: torch.device) -> None:
