@@ -17,6 +17,7 @@ struct ConvTileArgs {
   const int32_t* offset;  // int8: of these columns
   const float* w_scale;   // int8: of these columns
   int64_t row, column;
+  const int32_t* ahead;  // what this tile fetches for the next panel
 };
 
 template <class E>
@@ -47,8 +48,8 @@ struct ConvTile {
         unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { acc[i][j] = b; });
       }
     });
-    tile_mac<E, MR, NV>(acc, static_cast<const int32_t*>(p.x) + t.row * p.ldx, p.ldx, t.panel, NV * V::lanes,
-                        (p.k + E::per - 1) / E::per);
+    tile_mac<E, MR, NV, true>(acc, static_cast<const int32_t*>(p.x) + t.row * p.ldx, p.ldx, t.panel, NV * V::lanes,
+                              (p.k + E::per - 1) / E::per, t.ahead);
 
     const float* residual = p.residual ? p.residual + t.row * p.ldr + t.column : nullptr;
     float* y = p.y + t.row * p.ldy + t.column;
@@ -79,7 +80,9 @@ struct ConvTile {
   }
 };
 
-// A panel of B is read by every tile of rows in turn and stays in L1 or L2; A streams.
+// A panel of B is read by every tile of rows in turn and stays in L1 or L2; A streams. Meanwhile the first tiles fetch
+// what lies behind the panel, which is the next one, each a vector in every step: weights come from memory, and the
+// hardware begins anew to guess at the start of every panel.
 template <class E>
 void conv(const ConvArgs& p) {
   using V = typename E::Vec;
@@ -93,13 +96,15 @@ void conv(const ConvArgs& p) {
   }
   for_each_panel<V>(vectors, [&](Panel panel) SBK_INLINE_LAMBDA {
     const int64_t column = panel.first * V::lanes;
-    const int32_t* b = panels + column * units;
+    const int32_t *b = panels + column * units, *next = b + panel.width * V::lanes * units;
     for (int64_t row = 0; row < p.rows; row += V::tile_rows) {
       const int64_t left = p.rows - row;
       const int rows = static_cast<int>(left < V::tile_rows ? left : V::tile_rows);
-      dispatch_tile<V, ConvTile<E>>(
-          rows, panel.width,
-          ConvTileArgs{p, b, offset ? offset + column : nullptr, w_scale ? w_scale + column : nullptr, row, column});
+      const int64_t tile = row / V::tile_rows;
+      const int32_t* ahead = tile < panel.width ? next + tile * V::lanes * units : b;
+      dispatch_tile<V, ConvTile<E>>(rows, panel.width,
+                                    ConvTileArgs{p, b, offset ? offset + column : nullptr,
+                                                 w_scale ? w_scale + column : nullptr, row, column, ahead});
     }
   });
 }
