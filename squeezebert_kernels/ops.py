@@ -160,6 +160,9 @@ def _run(op, reference_op, tensors: Sequence[Tensor | None], weights: Sequence[i
         if not torch.compiler.is_compiling():
             _native.isa()  # an impossible SBK_ISA is a ValueError here, not the kernel's RuntimeError
     try:
+        if plain and not torch.is_grad_enabled():
+            with torch._C._AutoDispatchBelowAutograd():  # as autograd itself would, without asking it
+                return op(*tensors, **options)
         if plain or x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
             return op(*tensors, **options)
         return op(*_to_float32(tensors, weights), **options).to(x.dtype)
