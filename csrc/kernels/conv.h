@@ -17,7 +17,7 @@ struct ConvTileArgs {
   const int32_t* offset;  // int8: of these columns
   const float* w_scale;   // int8: of these columns
   int64_t row, column;
-  const int32_t* ahead;  // what this tile fetches for the next panel
+  const int32_t *ahead0, *ahead1;  // what this tile fetches for the next panel
 };
 
 template <class E>
@@ -49,7 +49,7 @@ struct ConvTile {
       }
     });
     tile_mac<E, MR, NV, true>(acc, static_cast<const int32_t*>(p.x) + t.row * p.ldx, p.ldx, t.panel, NV * V::lanes,
-                              (p.k + E::per - 1) / E::per, t.ahead);
+                              (p.k + E::per - 1) / E::per, t.ahead0, t.ahead1);
 
     const float* residual = p.residual ? p.residual + t.row * p.ldr + t.column : nullptr;
     float* y = p.y + t.row * p.ldy + t.column;
@@ -81,8 +81,8 @@ struct ConvTile {
 };
 
 // A panel of B is read by every tile of rows in turn and stays in L1 or L2; A streams. Meanwhile the first tiles fetch
-// what lies behind the panel, which is the next one, each a vector in every step: weights come from memory, and the
-// hardware begins anew to guess at the start of every panel.
+// what lies behind the panel, which is the next one, up to two vectors each in every step: weights come from memory,
+// and the hardware begins anew to guess at the start of every panel.
 template <class E>
 void conv(const ConvArgs& p) {
   using V = typename E::Vec;
@@ -100,11 +100,14 @@ void conv(const ConvArgs& p) {
     for (int64_t row = 0; row < p.rows; row += V::tile_rows) {
       const int64_t left = p.rows - row;
       const int rows = static_cast<int>(left < V::tile_rows ? left : V::tile_rows);
-      const int64_t tile = row / V::tile_rows;
-      const int32_t* ahead = tile < panel.width ? next + tile * V::lanes * units : b;
+      // Few tiles fetch two vectors each, many one.
+      const int64_t tile = row / V::tile_rows, each = p.rows > (panel.width - 1) * V::tile_rows ? 1 : 2;
+      const auto fetched = [&](int64_t i)
+                               SBK_INLINE_LAMBDA { return i < panel.width ? next + i * V::lanes * units : b; };
+      const int32_t *ahead0 = fetched(tile * each), *ahead1 = each == 2 ? fetched(tile * 2 + 1) : b;
       dispatch_tile<V, ConvTile<E>>(rows, panel.width,
                                     ConvTileArgs{p, b, offset ? offset + column : nullptr,
-                                                 w_scale ? w_scale + column : nullptr, row, column, ahead});
+                                                 w_scale ? w_scale + column : nullptr, row, column, ahead0, ahead1});
     }
   });
 }

@@ -19,15 +19,19 @@ namespace {
 template <class E, int MR, int NV>
 using Tile = typename E::acc[MR][NV];
 
-// With Prefetch, one vector behind `ahead` goes to L2 in every step: memory that is needed soon.
+// With Prefetch, a vector of each of two streams goes to L2 in every step: memory that is needed soon.
 template <class E, int MR, int NV, bool Prefetch = false>
 SBK_INLINE void tile_mac(Tile<E, MR, NV>& acc, const int32_t* a, int64_t lda, const int32_t* b, int64_t ldb, int64_t k,
-                         [[maybe_unused]] const int32_t* ahead = nullptr) {
+                         [[maybe_unused]] const int32_t* ahead0 = nullptr,
+                         [[maybe_unused]] const int32_t* ahead1 = nullptr) {
   constexpr int lanes = E::Vec::lanes;
   int64_t step = 0;
   if constexpr (E::a_steps == 1) {
     for (; step < k; step++, b += ldb) {
-      if constexpr (Prefetch) __builtin_prefetch(ahead + step * lanes, 0, 2);
+      if constexpr (Prefetch) {
+        __builtin_prefetch(ahead0 + step * lanes, 0, 2);
+        __builtin_prefetch(ahead1 + step * lanes, 0, 2);
+      }
       typename E::b32 bv[NV];
       unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = E::load_b(b + j * lanes); });
       unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
