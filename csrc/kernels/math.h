@@ -28,24 +28,22 @@ SBK_INLINE typename V::f32 vexp(typename V::f32 x) {
 }
 
 // x Phi(x) = x / 2 (1 + erf(x / sqrt 2)), the exact GELU (Hendrycks & Gimpel, arXiv 1606.08415).
-// erf(t) = t P(t^2) / Q(t^2), own minimax fit on |t| <= 4 (relative error 2.6e-8 before rounding); erf rounds to +-1
-// beyond.
+// erf(x / sqrt 2) / 2 = x P(x^2) / Q(x^2), own minimax fit on |x| <= 4 sqrt 2 (relative error 2.6e-8 before rounding);
+// erf rounds to +-1 beyond.
 template <class V>
 SBK_INLINE typename V::f32 gelu(typename V::f32 x) {
   using f32 = typename V::f32;
   const f32 limit = V::set1(5.65685425f);  // 4 sqrt 2
   const f32 clamped = V::min(limit, V::max(V::sub(V::zero(), limit), x));
-  const f32 t = V::mul(clamped, V::set1(0.707106781f));
-  const f32 u = V::mul(t, t);
-  f32 p = V::set1(1.98654988e-6f), q = V::set1(3.74115533e-5f);
-  p = V::fma(p, u, V::set1(0.000284448262f)), q = V::fma(q, u, V::set1(0.00118478011f));
-  p = V::fma(p, u, V::set1(0.00388050221f)), q = V::fma(q, u, V::set1(0.0152016242f));
-  p = V::fma(p, u, V::set1(0.0530928583f)), q = V::fma(q, u, V::set1(0.115324760f));
-  p = V::fma(p, u, V::set1(0.193486514f)), q = V::fma(q, u, V::set1(0.504805533f));
-  p = V::fma(p, u, V::set1(1.12837914f)), q = V::fma(q, u, V::set1(1.0f));
-  const f32 erf = V::div(V::mul(t, p), q);
-  const f32 half = V::set1(0.5f);
-  const f32 phi = V::zero_if_less(V::fma(erf, half, half), x, V::sub(V::zero(), limit));
+  const f32 u = V::mul(clamped, clamped);
+  f32 p = V::set1(2.19484821e-08f), q = V::set1(1.16911099e-6f);
+  p = V::fma(p, u, V::set1(6.28547787e-06f)), q = V::fma(q, u, V::set1(7.40487594e-5f));
+  p = V::fma(p, u, V::set1(0.000171495587f)), q = V::fma(q, u, V::set1(0.00190020306f));
+  p = V::fma(p, u, V::set1(0.0046927901f)), q = V::fma(q, u, V::set1(0.0288311895f));
+  p = V::fma(p, u, V::set1(0.0342039056f)), q = V::fma(q, u, V::set1(0.252402753f));
+  p = V::fma(p, u, V::set1(0.398942262f)), q = V::fma(q, u, V::set1(1.0f));
+  const f32 half_erf = V::div(V::mul(clamped, p), q);
+  const f32 phi = V::zero_if_less(V::add(half_erf, V::set1(0.5f)), x, V::sub(V::zero(), limit));
   return V::mul(x, phi);
 }
 
