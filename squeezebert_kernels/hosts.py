@@ -18,7 +18,7 @@ from transformers.models.squeezebert import modeling_squeezebert
 
 from .layers import LayerFamily, fused_or_none, plan_of, remember_fallback
 from .padding import run_unpadded
-from .parts import LayerParts, has_hooks, is_elementwise, why_altered
+from .parts import LayerParts, has_hooks, is_elementwise, why_altered, why_class_altered
 
 try:
     from transformers.utils.output_capturing import _active_collector
@@ -33,7 +33,6 @@ except (ImportError, AttributeError):  # in transformers 4 it is a matter of the
     _ATTENTION_FUNCTIONS = None
     _STOCK_ATTENTION = ()
 _STOCK_BERT = modeling_bert.BertLayer  # enable() puts another class under its name
-_STOCK_BERT_FORWARD = _STOCK_BERT.forward
 
 _ENCODER_OPTIONS = tuple(inspect.signature(modeling_squeezebert.SqueezeBertEncoder.forward).parameters)[3:]
 _BERT_OPTIONS = tuple(inspect.signature(modeling_bert.BertLayer.forward).parameters)[3:]
@@ -52,9 +51,8 @@ def squeezebert_layer_reason(layer: Any) -> str | None:
     activation = layer.intermediate.act
     if not is_elementwise(activation):  # its input is channels-first there, token-major here
         return f"activation {getattr(activation, '__name__', type(activation).__name__)} may depend on the layout"
-    if isinstance(activation, nn.Module) and why_altered(activation) is not None:
-        return why_altered(activation)
-    return why_altered(layer)
+    altered = why_altered(activation) if isinstance(activation, nn.Module) else None
+    return altered or why_altered(layer)
 
 
 SQUEEZEBERT = LayerFamily(LayerParts.of_squeezebert, squeezebert_layer_reason)
@@ -79,7 +77,7 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
         skipped = run_unpadded(self, self.layers, SQUEEZEBERT, hidden_states, attention_mask)
         all_hidden_states = skipped or [hidden_states]
         for layer in () if skipped else self.layers:
-            fused = fused_or_none(layer, SQUEEZEBERT, hidden_states, attention_mask)
+            fused = fused_or_none(layer, plan_of(layer, SQUEEZEBERT), hidden_states, attention_mask)
             if fused is None:
                 outputs = layer.forward(hidden_states.permute(0, 2, 1), attention_mask, False)
                 fused = outputs["feature_map"].permute(0, 2, 1)
@@ -108,11 +106,9 @@ def bert_layer_reason(layer: Any) -> str | None:
         return "a decoder layer"
     if layer.chunk_size_feed_forward:
         return f"chunk_size_feed_forward={layer.chunk_size_feed_forward}"
-    if _STOCK_BERT.forward is not _STOCK_BERT_FORWARD:
-        return "BertLayer.forward is replaced"
-    altered = why_altered(layer)
     # Hooks of the layer itself run whatever its forward does.
-    if altered is not None and not has_hooks(layer):
+    altered = why_class_altered(_STOCK_BERT) or (None if has_hooks(layer) else why_altered(layer))
+    if altered is not None:
         return altered
     return _attention_reason(layer.attention.self)
 
@@ -124,29 +120,27 @@ def _attention_reason(attention: Any) -> str | None:
     scaling, head_size = getattr(attention, "scaling", None), attention.attention_head_size
     if scaling is not None and scaling != head_size**-0.5:
         return f"attention scaling is {scaling}, not 1/sqrt({head_size})"
-    name = attention.config._attn_implementation
-    function = _ATTENTION_FUNCTIONS.get_interface(name, modeling_bert.eager_attention_forward)
-    if function not in _STOCK_ATTENTION:
-        return f"attention implementation {name!r}"
+    if _attention_function(attention) not in _STOCK_ATTENTION:
+        return f"attention implementation {attention.config._attn_implementation!r}"
     # Its dropout follows the attention's mode, not that of its dropout module.
     if attention.training and attention.dropout.p > 0:
         return f"training with dropout {attention.dropout.p}"
     return None
 
 
-def _attention_function(layer: Any) -> object:
-    """Of transformers 5: what ``_attention_reason`` looks up outside of the layer's modules."""
+def _attention_function(attention: Any) -> object:
+    """The function that computes attention in transformers 5; None in transformers 4."""
     if _ATTENTION_FUNCTIONS is None:
-        return _STOCK_BERT.forward
-    name = layer.attention.self.config._attn_implementation
-    return name, _ATTENTION_FUNCTIONS.get(name), _STOCK_BERT.forward
+        return None
+    name = attention.config._attn_implementation
+    return _ATTENTION_FUNCTIONS.get_interface(name, modeling_bert.eager_attention_forward)
 
 
 def _takes_boolean_masks(layer: Any) -> bool:
     return _ATTENTION_FUNCTIONS is None or layer.attention.self.config._attn_implementation != "eager"
 
 
-BERT = LayerFamily(LayerParts.of_bert, bert_layer_reason, _attention_function)
+BERT = LayerFamily(LayerParts.of_bert, bert_layer_reason, lambda layer: _attention_function(layer.attention.self))
 """Layers of transformers' BERT."""
 
 
@@ -156,8 +150,8 @@ class FusedBertLayer(modeling_bert.BertLayer):
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Arguments and results of BertLayer.forward."""
         options = dict(zip(_BERT_OPTIONS, args), **kwargs)
-        reason, in_call = plan_of(self, BERT).reason, None
-        if reason is None:
+        plan, in_call = plan_of(self, BERT), None
+        if plan.reason is None:
             if options.get("output_attentions") or _collects_attentions():
                 in_call = "attention probabilities were asked for"
             elif any(
@@ -169,11 +163,11 @@ class FusedBertLayer(modeling_bert.BertLayer):
             elif attention_mask is not None and attention_mask.dtype == torch.bool and not _takes_boolean_masks(self):
                 in_call = "a boolean mask under eager attention, which adds it as it stands"
             remember_fallback(self, in_call)
-        if reason is not None or in_call is not None:
+        if plan.reason is not None or in_call is not None:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
         if attention_mask is not None and attention_mask.dtype != torch.bool:
             attention_mask = attention_mask.to(hidden_states.dtype)
-        fused = fused_or_none(self, BERT, hidden_states, attention_mask)
+        fused = fused_or_none(self, plan, hidden_states, attention_mask)
         if fused is None:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
         return (fused,) if _BERT_RETURNS_TUPLE else fused

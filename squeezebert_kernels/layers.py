@@ -189,11 +189,10 @@ def forget_plan(layer: nn.Module) -> None:
 
 
 def fused_or_none(
-    layer: nn.Module, family: LayerFamily, hidden_states: Tensor, attention_mask: Tensor | None
+    layer: nn.Module, plan: LayerPlan, hidden_states: Tensor, attention_mask: Tensor | None
 ) -> Tensor | None:
     """``fused_layer``, or None where it must not run. A reason that lies in the input, not in the modules, is kept for
     :func:`squeezebert_kernels.report`."""
-    plan = plan_of(layer, family)
     if plan.reason is not None:
         return None
     reason = why_no_kernel(hidden_states)

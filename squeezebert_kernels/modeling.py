@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from .checkpoints import check_loaded, explain_mismatch, read_shapes, weight_files
 from .configuration import SqueezeBertConfig, check_config
 from .inputs import additive_mask, check_inputs, has_values, reject_head_mask
-from .layers import LayerFamily, fused_or_none
+from .layers import LayerFamily, fused_or_none, plan_of
 from .modules import TokenMajorConv1d
 from .padding import run_unpadded
 from .parts import LayerParts
@@ -198,7 +198,7 @@ class SqueezeBertModule(GradientCheckpointingLayer):
         """Arguments and result as `SqueezeBertSelfAttention.forward`, with the layer's output for the context."""
         scores = None
         if not output_attentions:
-            fused = fused_or_none(self, FAMILY, hidden_states, attention_mask)
+            fused = fused_or_none(self, plan_of(self, FAMILY), hidden_states, attention_mask)
             if fused is not None:
                 return fused
         context = self.attention(hidden_states, attention_mask, output_attentions)

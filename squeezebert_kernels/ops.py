@@ -203,7 +203,7 @@ def grouped_pointwise_conv(
     """
 
     def check() -> None:
-        _check_dtypes({"x": x, "weight": weight, "bias": bias}, "x")
+        validation.check_dtypes({"x": x, "weight": weight, "bias": bias}, "x")
         validation.check_conv(x, weight, bias, groups)
         validation.check_packed(packed, weight.device)
 
@@ -240,9 +240,9 @@ def grouped_pointwise_conv_layer_norm(
 
     def check() -> None:
         names = ("x", "weight", "bias", "residual", "norm_weight", "norm_bias")
-        _check_dtypes(dict(zip(names, tensors)), "x")
+        validation.check_dtypes(dict(zip(names, tensors)), "x")
         validation.check_conv(x, weight, bias, groups)
-        _check_norm(x, residual, weight, {"norm_weight": norm_weight, "norm_bias": norm_bias})
+        validation.check_norm(x, residual, weight, {"norm_weight": norm_weight, "norm_bias": norm_bias})
         validation.check_eps("eps", eps)
         validation.check_packed(packed, weight.device)
 
@@ -297,8 +297,8 @@ def attention_block(
 
     def check() -> None:
         names = ("x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask")
-        _check_dtypes(dict(zip(names, tensors)), "x")
-        _check_attention(*tensors, num_heads, q_groups, k_groups, v_groups, offsets)
+        validation.check_dtypes(dict(zip(names, tensors)), "x")
+        validation.check_attention(*tensors, num_heads, q_groups, k_groups, v_groups, offsets)
         validation.check_packed(packed, q_weight.device)
 
     if offsets is not None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
@@ -313,7 +313,7 @@ def attention_block(
 
 def _boolean_mask(mask: Tensor, x: Tensor, offsets: Tensor | None) -> Tensor:
     """``mask``, one row of it where it was expanded from one, if it can go with ``x``."""
-    _check_dtypes({"x": x}, "x")
+    validation.check_dtypes({"x": x}, "x")
     validation.check_tensor("attention_mask", mask)
     if offsets is not None:
         raise TypeError(f"attention_mask must have the dtype of x with offsets, got {mask.dtype}")
@@ -379,8 +379,8 @@ def post_attention_block(
     }  # fmt: skip
 
     def check() -> None:
-        _check_dtypes(dict(zip(_POST_ATTENTION_NAMES, tensors)), "context")
-        _check_post_attention(*tensors, **groups)
+        validation.check_dtypes(dict(zip(_POST_ATTENTION_NAMES, tensors)), "context")
+        validation.check_post_attention(*tensors, **groups)
         validation.check_eps("post_eps", post_eps)
         validation.check_eps("output_eps", output_eps)
         validation.check_packed(packed, post_weight.device)
@@ -400,61 +400,6 @@ _POST_ATTENTION_NAMES = (
 )  # fmt: skip
 
 
-# --- checks shared by the public functions and the shape functions --------------------------------------------------
-
-
-def _check_dtypes(named: dict[str, Tensor | None], like: str) -> None:
-    x = named[like]
-    mixed = isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type if x.device.type != "meta" else "cpu")
-    validation.check_tensors(named, like=like, mixed_dtypes=mixed)
-
-
-def _check_norm(x: Tensor, residual: Tensor, weight: Tensor, norms: dict[str, Tensor]) -> None:
-    validation.check_shape("residual", residual, [*x.shape[:-1], weight.shape[0]])
-    for name, t in norms.items():
-        validation.check_shape(name, t, [weight.shape[0]])
-
-
-def _check_attention(
-    x: Tensor, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups, offsets=None
-) -> None:
-    if x.dim() != (3 if offsets is None else 2):
-        expected = "[batch, sequence, channels]" if offsets is None else "[tokens, channels] with offsets"
-        raise ValueError(f"x must be {expected}, got shape {list(x.shape)}")
-    longest = validation.check_offsets(offsets, x.shape[0], x.device)
-    for prefix, w, b, g in (("q_", q_w, q_b, q_groups), ("k_", k_w, k_b, k_groups), ("v_", v_w, v_b, v_groups)):
-        if w.dim() > 0 and w.shape[0] != q_w.shape[0]:
-            raise ValueError(f"{prefix}weight has {w.shape[0]} output channels, but q_weight has {q_w.shape[0]}")
-        validation.check_conv(x, w, b, g, prefix=prefix)
-    validation.check_heads(num_heads, q_w.shape[0])
-    if mask is None:
-        return
-    if offsets is None:
-        validation.check_mask(mask, x.shape[0], num_heads, x.shape[1])
-    else:
-        columns = mask.shape[-1] if mask.dim() else 0
-        if columns < longest:
-            raise ValueError(f"attention_mask of shape {list(mask.shape)} ends before sequences of {longest} tokens do")
-        validation.check_mask(mask, offsets.shape[0] - 1, num_heads, columns)
-
-
-def _check_post_attention(
-    context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
-    *, post_groups, intermediate_groups, output_groups,
-) -> None:  # fmt: skip
-    validation.check_conv(context, post_w, post_b, post_groups, x_name="context", prefix="post_")
-    _check_norm(context, residual, post_w, {"post_norm_weight": post_nw, "post_norm_bias": post_nb})
-    validation.check_conv(residual, inter_w, inter_b, intermediate_groups, x_name="residual", prefix="intermediate_")
-    if out_w.dim() > 0 and out_w.shape[0] != residual.shape[-1]:
-        raise ValueError(f"output_weight has {out_w.shape[0]} output channels, but residual has {residual.shape[-1]}")
-    hidden = residual.new_empty((0, inter_w.shape[0]))
-    validation.check_conv(
-        hidden, out_w, out_b, output_groups, x_name="the output of the intermediate conv", prefix="output_"
-    )
-    for name, t in (("output_norm_weight", out_nw), ("output_norm_bias", out_nb)):
-        validation.check_shape(name, t, [out_w.shape[0]])
-
-
 # --- shape functions ------------------------------------------------------------------------------------------------
 
 
@@ -468,7 +413,7 @@ def _(x, weight, bias=None, groups=1, activation="none", packed=None):
 @torch.library.register_fake(f"{_NAMESPACE}::grouped_pointwise_conv_layer_norm", lib=_library)
 def _(x, weight, bias, residual, norm_weight, norm_bias, groups=1, eps=1e-12, packed=None):
     validation.check_conv(x, weight, bias, groups)
-    _check_norm(x, residual, weight, {"norm_weight": norm_weight, "norm_bias": norm_bias})
+    validation.check_norm(x, residual, weight, {"norm_weight": norm_weight, "norm_bias": norm_bias})
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
@@ -477,7 +422,7 @@ def _(
     x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask, num_heads,
     q_groups=1, k_groups=1, v_groups=1, packed=None, offsets=None,
 ):  # fmt: skip
-    _check_attention(
+    validation.check_attention(
         x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask, num_heads, q_groups, k_groups,
         v_groups, offsets,
     )  # fmt: skip
@@ -491,7 +436,7 @@ def _(
     packed=None,
 ):  # fmt: skip
     validation.activation_name(activation)
-    _check_post_attention(
+    validation.check_post_attention(
         context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
         post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
     )  # fmt: skip

@@ -163,9 +163,8 @@ def _convert(model: nn.Module, dtype: torch.dtype, converted: list[_Converted]) 
     for module in model.modules():
         for name, tensor in _own_tensors(module).items():
             if tensor.is_floating_point() and tensor.dtype != dtype:
-                one = _Converted(module, name, tensor, tensor.data, tensor.grad)
+                converted.append(_Converted(module, name, tensor, tensor.data, tensor.grad))
                 _set_dtype(tensor, dtype)
-                converted.append(one)
 
 
 def _restore_class(module: nn.Module) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "has_hooks",
     "is_elementwise",
     "why_altered",
+    "why_class_altered",
     "why_no_kernel",
     "why_not_fused",
 ]
@@ -168,11 +169,12 @@ def why_altered(module: nn.Module) -> str | None:
     methods = _own_methods(cls)
     if not methods.isdisjoint(module.__dict__):
         return f"{cls.__name__}.{min(methods & module.__dict__.keys())} is patched"
-    return _why_class_altered(cls)
+    return why_class_altered(cls)
 
 
 @torch.compiler.assume_constant_result
-def _why_class_altered(cls: Any) -> str | None:
+def why_class_altered(cls: Any) -> str | None:
+    """How the code of ``cls`` differs from what it was at import; None if it does not."""
     stock = _STOCK_CODE.get(cls)
     if stock is not None and stock != code_of(classes_of(cls)):
         return f"{cls.__name__} is patched"

@@ -176,3 +176,57 @@ def check_pack(weights: Sequence[Tensor], groups: Sequence[int], num_heads: int,
             raise ValueError(f"groups[{i}]={g} must be positive and divide C_out={w.shape[0]} of weights[{i}]")
         if num_heads:
             check_heads(num_heads, w.shape[0])
+
+
+def check_dtypes(named: dict[str, Tensor | None], like: str) -> None:
+    """Tensors with the dtype and device of ``named[like]``; under autocast dtypes may differ."""
+    x = named[like]
+    mixed = isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type if x.device.type != "meta" else "cpu")
+    check_tensors(named, like=like, mixed_dtypes=mixed)
+
+
+def check_norm(x: Tensor, residual: Tensor, weight: Tensor, norms: dict[str, Tensor]) -> None:
+    """The residual and the weights of a LayerNorm behind a conv of ``x`` by ``weight``."""
+    check_shape("residual", residual, [*x.shape[:-1], weight.shape[0]])
+    for name, t in norms.items():
+        check_shape(name, t, [weight.shape[0]])
+
+
+def check_attention(
+    x: Tensor, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups, offsets=None
+) -> None:
+    """Shapes of the arguments of ``ops.attention_block``."""
+    if x.dim() != (3 if offsets is None else 2):
+        expected = "[batch, sequence, channels]" if offsets is None else "[tokens, channels] with offsets"
+        raise ValueError(f"x must be {expected}, got shape {list(x.shape)}")
+    longest = check_offsets(offsets, x.shape[0], x.device)
+    for prefix, w, b, g in (("q_", q_w, q_b, q_groups), ("k_", k_w, k_b, k_groups), ("v_", v_w, v_b, v_groups)):
+        if w.dim() > 0 and w.shape[0] != q_w.shape[0]:
+            raise ValueError(f"{prefix}weight has {w.shape[0]} output channels, but q_weight has {q_w.shape[0]}")
+        check_conv(x, w, b, g, prefix=prefix)
+    check_heads(num_heads, q_w.shape[0])
+    if mask is None:
+        return
+    if offsets is None:
+        check_mask(mask, x.shape[0], num_heads, x.shape[1])
+    else:
+        columns = mask.shape[-1] if mask.dim() else 0
+        if columns < longest:
+            raise ValueError(f"attention_mask of shape {list(mask.shape)} ends before sequences of {longest} tokens do")
+        check_mask(mask, offsets.shape[0] - 1, num_heads, columns)
+
+
+def check_post_attention(
+    context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
+    *, post_groups, intermediate_groups, output_groups,
+) -> None:  # fmt: skip
+    """Shapes of the arguments of ``ops.post_attention_block``."""
+    check_conv(context, post_w, post_b, post_groups, x_name="context", prefix="post_")
+    check_norm(context, residual, post_w, {"post_norm_weight": post_nw, "post_norm_bias": post_nb})
+    check_conv(residual, inter_w, inter_b, intermediate_groups, x_name="residual", prefix="intermediate_")
+    if out_w.dim() > 0 and out_w.shape[0] != residual.shape[-1]:
+        raise ValueError(f"output_weight has {out_w.shape[0]} output channels, but residual has {residual.shape[-1]}")
+    hidden = residual.new_empty((0, inter_w.shape[0]))
+    check_conv(hidden, out_w, out_b, output_groups, x_name="the output of the intermediate conv", prefix="output_")
+    for name, t in (("output_norm_weight", out_nw), ("output_norm_bias", out_nb)):
+        check_shape(name, t, [out_w.shape[0]])

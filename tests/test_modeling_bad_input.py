@@ -17,11 +17,6 @@ def model():
     return pair(**TINY)[1]
 
 
-def hidden(model, **inputs):
-    with torch.no_grad():
-        return model(**inputs).last_hidden_state
-
-
 IDS = torch.ones(2, 6, dtype=torch.long)
 BAD = [
     ({}, ValueError, "either input_ids or inputs_embeds, got neither"),

@@ -157,14 +157,21 @@ def test_a_refused_conversion_leaves_every_bit():
     assert all(torch.equal(t, before[name]) and t.dtype == before[name].dtype for name, t in model.state_dict().items())
 
 
-def test_methods_of_classes_patched(monkeypatch):
-    model = sbk.optimize(squeezebert())
-    stock = modeling_squeezebert.SqueezeBertSelfAttention.transpose_for_scores
-    monkeypatch.setattr(
-        modeling_squeezebert.SqueezeBertSelfAttention, "transpose_for_scores", lambda self, x: stock(self, x) * 2
-    )
-    assert_same(run(model, batch()), run(squeezebert(), batch()))
-    assert reasons(model) == ["SqueezeBertSelfAttention is patched"] * 2
+@pytest.mark.parametrize(
+    ("make", "owner", "name"),
+    [
+        (squeezebert, modeling_squeezebert.SqueezeBertSelfAttention, "transpose_for_scores"),
+        (bert, modeling_bert.BertLayer, "feed_forward_chunk"),
+    ],
+)
+def test_methods_of_classes_patched(make, owner, name, monkeypatch):
+    model, before = sbk.optimize(make()), run(make(), batch())
+    stock = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda self, x: stock(self, x).flip(-1))
+    patched = run(make(), batch())
+    assert not torch.allclose(patched, before, atol=1e-4)
+    assert_same(run(model, batch()), patched)
+    assert reasons(model) == [f"{owner.__name__} is patched"] * 2
 
 
 # transformers' own SqueezeBERT cannot do it in float16.
