@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
+from .frozen import freeze
 from .modules import compute_dtype
 from .packing import PackedWeights
 from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_no_kernel, why_not_fused
 
-__all__ = ["LayerFamily", "LayerPlan", "forget_plan", "fused_layer", "fused_or_none", "plan_of", "remember_fallback"]
+__all__ = ["LayerFamily", "LayerPlan", "forget_plan", "freeze_layer", "fused_layer", "fused_or_none", "plan_of", "remember_fallback"]
 
 
 class LayerFamily(NamedTuple):
@@ -40,10 +41,12 @@ class _Convs:
     """Convolutions of one op: their weights, packed."""
 
     def __init__(self, layer: nn.Module, name: str, *convs: Any, num_heads: int = 0) -> None:
+        self.modules = convs
         self.weights = [conv.weight for conv in convs]
         self.groups = [_groups(conv) for conv in convs]
         self.num_heads = num_heads
         # They live with the layer, outside its state dict, and longer than a plan.
+        self.name = name
         cache = layer.__dict__.get(name)
         self.cache: PackedWeights = PackedWeights() if cache is None else cache
         if cache is None and not torch.compiler.is_compiling():
@@ -51,6 +54,13 @@ class _Convs:
 
     def packed(self, layer: nn.Module) -> Tensor | None:
         return self.cache.get(self.weights, self.groups, self.num_heads, compute_dtype(layer))
+
+    def freeze(self, layer: nn.Module) -> None:
+        """Leaves the packed weights as the only ones."""
+        packed = self.packed(layer)
+        if packed is not None:
+            freeze(self.modules, packed, self.groups, self.num_heads, compute_dtype(layer))
+            layer.__dict__.pop(self.name, None)  # it holds the weights that it was made from
 
 
 class LayerPlan:
@@ -127,6 +137,14 @@ def fused_layer(
         plan.parts.activation(hidden), *plan.output, h, *plan.output_norm,
         groups=output_groups, eps=output_eps, packed=output,
     )  # fmt: skip
+
+
+def freeze_layer(layer: nn.Module, family: LayerFamily) -> None:
+    """Leaves the packed weights of ``layer``, which runs fused, as the only ones."""
+    plan = LayerPlan(layer, family)
+    forget_plan(layer)
+    for convs in (plan.attention_convs, *plan.post_convs):
+        convs.freeze(layer)
 
 
 class _Record:

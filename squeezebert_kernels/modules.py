@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops, validation
+from .frozen import freeze
 from .packing import PackedWeights
 
 __all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "TokenMajorConv1d", "compute_dtype", "why_not_pointwise"]
@@ -33,6 +34,13 @@ class _GroupedPointwiseConv:
         if packed is None:
             packed = self.__dict__["_sbk_packed"] = PackedWeights()
         return packed
+
+    def freeze_weight(self: Any) -> None:
+        """Leaves the packed weight as the only one."""
+        packed = self._packed_weights().get([self.weight], [self.groups], dtype=compute_dtype(self))
+        if packed is not None:
+            freeze([self], packed, [self.groups], 0, compute_dtype(self))
+            del self.__dict__["_sbk_packed"]
 
     def _token_major(self: Any, x: Tensor) -> Tensor:
         packed = self._packed_weights().get([self.weight], [self.groups], dtype=compute_dtype(self))

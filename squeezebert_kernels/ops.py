@@ -30,6 +30,7 @@ __all__ = [
     "pack",
     "packed_is_current",
     "post_attention_block",
+    "unpack",
 ]
 
 _NAMESPACE = "squeezebert_kernels"
@@ -65,6 +66,9 @@ _library.define(
 )
 _library.define("pack(Tensor[] weights, int[] groups, int num_heads=0, str dtype='float32') -> Tensor")
 _library.define("packed_bytes(int[] n, int[] k, int[] groups, int num_heads=0, str dtype='float32') -> int")
+_library.define(
+    "unpack(Tensor packed, int[] n, int[] k, int[] groups, int num_heads, str dtype, int section) -> (Tensor, Tensor)"
+)
 _library.define("packed_is_current(Tensor[] weights, Tensor packed) -> bool")
 _library.define("isa() -> str")
 _library.define("available_isas() -> str")
@@ -95,6 +99,31 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
     if not torch.compiler.is_compiling():
         _native.isa()
     return _ops.pack([w.detach().contiguous() for w in weights], list(groups), num_heads, dtype)
+
+
+def unpack(
+    packed: Tensor, shapes: Sequence[Sequence[int]], groups: Sequence[int], section: int, *, num_heads: int, dtype: str
+) -> tuple[Tensor, Tensor]:
+    """The inverse of :func:`pack` for one of its weights.
+
+    Args:
+        packed: a result of :func:`pack`.
+        shapes: [C_out, C_in/groups(, 1(, 1))] of every weight in it.
+        groups, num_heads, dtype: what was passed to :func:`pack`.
+        section: the index of the weight.
+
+    Returns:
+        For "float32" and "bfloat16" the float32 values [C_out, C_in/groups] (as :func:`pack` rounded them) and an empty
+        tensor; for "int8" the int8 values and their float32 scales [C_out]: the weight is values * scales[:, None].
+
+    Raises:
+        ValueError: ``packed`` does not hold that.
+    """
+    n, k = [shape[0] for shape in shapes], [shape[1] for shape in shapes]
+    try:
+        return _ops.unpack.default(packed, n, k, list(groups), num_heads, dtype, section)
+    except RuntimeError as error:
+        raise _in_own_words(error) from None
 
 
 def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
@@ -170,10 +199,13 @@ def _run(op, reference_op, tensors: Sequence[Tensor | None], weights: Sequence[i
         if plain:
             _native.isa()
             check()
-        refused = _KERNEL_REFUSAL.search(str(error))  # what only the kernel can see, such as the content of `packed`
-        if refused is None:
-            raise
-        raise ValueError(refused[1]) from None
+        raise _in_own_words(error) from None  # what only the kernel can see, such as the content of `packed`
+
+
+def _in_own_words(error: Exception) -> Exception:
+    """A ValueError with what a kernel said when it refused its arguments; ``error`` itself if none did."""
+    refused = _KERNEL_REFUSAL.search(str(error))
+    return error if refused is None else ValueError(refused[1])
 
 
 def grouped_pointwise_conv(
@@ -447,6 +479,13 @@ def _(
 def _(weights, groups, num_heads=0, dtype="float32"):
     n, k = [int(w.shape[0]) for w in weights], [int(w.shape[1]) for w in weights]
     return weights[0].new_empty((_ops.packed_bytes(n, k, groups, num_heads, dtype),), dtype=torch.uint8)
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::unpack", lib=_library)
+def _(packed, n, k, groups, num_heads, dtype, section):
+    int8 = dtype == "int8"
+    values = packed.new_empty((n[section], k[section]), dtype=torch.int8 if int8 else torch.float32)
+    return values, packed.new_empty((n[section] if int8 else 0,), dtype=torch.float32)
 
 
 gradients.register(_library)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
-from .layers import forget_plan
+from .frozen import freeze_rows, frozen_weights, thaw
+from .layers import forget_plan, freeze_layer
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .packing import PackedWeights
 from .padding import set_skip_padding
+from .quantizer import mark_int8, unmark_int8
 from .report import Report, conv_reason, report
 
 __all__ = ["Report", "disable", "enable", "optimize", "report", "restore"]
@@ -60,6 +63,7 @@ def optimize(
     quantization: str | None = None,
     strict: bool = False,
     skip_padding: bool = False,
+    free_original: bool = False,
 ) -> Model:
     """Puts the kernels under ``model``, in place: its state dict, hooks and configuration stay as they are.
 
@@ -78,13 +82,20 @@ def optimize(
         skip_padding: compute only the real tokens of a padded batch, in SqueezeBERT encoders on a CPU without
             gradients; hidden states of padding are 0 then, where transformers has values that nobody uses.
 
+        free_original: keep one copy of the weights, the packed one, for inference in little memory. ``state_dict`` and
+            parts that fall back unpack their weights each time; nothing can be trained or loaded into them until
+            :func:`restore` brings back dense weights: the original ones, or with bfloat16 and int8 the rounded ones.
+            Weights that several modules share stay as they are. With ``quantization="int8"`` embeddings become int8 too
+            (symmetric per row), and ``save_pretrained`` writes an int8 checkpoint, a quarter of the size, which
+            ``from_pretrained`` loads into a model like this one.
+
     Returns:
         ``model`` itself.
 
     Raises:
         TypeError: ``model`` is not a module, ``dtype`` not a torch.dtype.
         ValueError: ``dtype`` or ``quantization`` has no kernels, or both are given; nothing in ``model`` is for the
-            kernels.
+            kernels; ``free_original`` was given before, with another ``dtype`` or ``quantization``.
         RuntimeError: ``strict``, and some part would fall back; ``model`` is as it was.
     """
     if not isinstance(model, nn.Module):
@@ -99,7 +110,10 @@ def optimize(
         raise ValueError(f"give dtype or quantization, not both: dtype={dtype}, quantization={quantization!r}")
     compute = quantization or ("bfloat16" if dtype == torch.bfloat16 else "float32")
 
+    _check_frozen(model, compute, dtype)
+
     changed: list[nn.Module] = []
+    frozen_before = {id(module) for _, module, _ in frozen_weights(model)}
     converted: list[_Converted] = []
     try:
         if dtype == torch.float32:
@@ -127,7 +141,12 @@ def optimize(
         for module in model.modules():
             if type(module).__name__ in ("FusedSqueezeBertEncoder", "SqueezeBertEncoder"):
                 set_skip_padding(module, skip_padding)
+        if free_original:
+            leave_one_copy(model, found, embeddings=compute == "int8")
     except BaseException:
+        for _, module, _ in list(frozen_weights(model)):
+            if id(module) not in frozen_before:
+                thaw(module)
         for module in changed:
             _restore_class(module)
         for one in converted:
@@ -135,6 +154,34 @@ def optimize(
             one.tensor.grad = one.grad
         raise
     return model
+
+
+def _check_frozen(model: nn.Module, compute: str, dtype: torch.dtype | None) -> None:
+    for name, _, weight in frozen_weights(model):
+        if weight.compute not in (None, compute) or (dtype == torch.float32 and weight.dtype != dtype):
+            raise ValueError(
+                f"of {name}.weight only the copy packed for {weight.compute} is left (free_original=True): "
+                "call restore(model) before optimize() with another dtype or quantization"
+            )
+
+
+def leave_one_copy(model: nn.Module, found: Report, *, embeddings: bool) -> None:
+    """Frees the originals of weights that run on the kernels according to ``found``; with ``embeddings``, turns those
+    into int8."""
+    users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    shared = {key for key, count in users.items() if count > 1}
+    for entry in found.entries:
+        if entry.state == "fallback" or any(id(p) in shared for p in entry.module.parameters()):
+            continue
+        if entry.family is None:
+            entry.module.freeze_weight()
+        else:
+            freeze_layer(entry.module, entry.family)
+    for module in model.modules() if embeddings else ():
+        if type(module) is nn.Embedding and module.max_norm is None and id(module.weight) not in shared:
+            if type(module.weight) is nn.Parameter and bool(module.weight.isfinite().all()):
+                freeze_rows(module)
+    mark_int8(model)
 
 
 class _Converted(NamedTuple):
@@ -189,7 +236,9 @@ def restore(model: Model) -> Model:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     for module in model.modules():
+        thaw(module)
         _restore_class(module)
+    unmark_int8(model)
     for module in model.modules():
         dtypes = module.__dict__.pop(_ORIGINAL_DTYPES, {})
         for name, tensor in _own_tensors(module).items():

@@ -10,6 +10,10 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from . import ops
+from .frozen import QuantizedRows, packed_of
+
+
+_PACKABLE = (torch.nn.Parameter, Tensor, QuantizedRows)
 
 
 class _Stamp:
@@ -69,13 +73,15 @@ class PackedWeights:
             same = known_dtype == dtype and all(stamp.fits(w) for stamp, w in zip(stamps, weights))
             if same and ops.is_current(weights, packed):
                 return packed
+        if not tracing and (only_copy := packed_of(weights, dtype)) is not None:
+            return only_copy
         if any(w.device.type not in ("cpu", "meta") or w.dtype not in ops.PACKED_FROM for w in weights):
             return None
         if ops.under_transform():  # weights may have no storage, and the reference does the work
             return None
         if tracing:
             return None if dtype == "float32" else ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)
-        if any(w.device.type != "cpu" or type(w) not in (torch.nn.Parameter, Tensor) for w in weights):
+        if any(w.device.type != "cpu" or type(w) not in _PACKABLE for w in weights):
             return None
         stamps = [_Stamp(w) for w in weights]
         # Under inference_mode the buffer would become an inference tensor, which autograd refuses later.

@@ -15,6 +15,7 @@ from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
 from . import ops
+from .frozen import PackedWeight, QuantizedRows
 from .modules import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise
 
 __all__ = [
@@ -83,7 +84,7 @@ class LayerParts(NamedTuple):
 
 _PROJECTIONS = {nn.Conv1d, nn.Linear, GroupedPointwiseConv1d, TokenMajorConv1d}
 _CONTAINER_HOMES = ("transformers.models.", "squeezebert_kernels.")
-_TENSORS = (nn.Parameter, Tensor, FakeTensor)  # fake: while torch.export traces
+_TENSORS = (nn.Parameter, Tensor, PackedWeight, QuantizedRows, FakeTensor)  # fake: while torch.export traces
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 GLOBAL_HOOKS = [
     getattr(_torch_module, name)

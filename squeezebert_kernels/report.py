@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from . import _native
+from .frozen import PackedWeight, frozen_weights
+from .layers import LayerFamily
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
 from .packing import PackedWeights
-from .parts import LayerParts, activation_name, why_no_kernel, why_not_fused
+from .parts import activation_name, why_no_kernel, why_not_fused
 
 # Fewer channels per group than this leave most lanes of a vector idle.
 MIN_GROUP_CHANNELS = 4
@@ -23,7 +25,7 @@ class Entry:
     """One part of a model.
 
     ``state`` is "fused", "kernel" (a convolution on its own), "partly" or "fallback"; ``dtype`` is what its kernels
-    multiply in, "" where none run; ``module`` is the part itself.
+    multiply in, "" where none run; ``module`` is the part itself, ``family`` what kind of layer it is, if one.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Entry:
     reason: str
     dtype: str
     module: nn.Module = field(repr=False, compare=False)
+    family: LayerFamily | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,23 +79,28 @@ def conv_reason(conv: Any) -> str | None:
     return reason or why_no_kernel(conv.weight)
 
 
-def _entry(name: str, kind: str, state: str, module: nn.Module, reason: str | None) -> Entry:
-    return Entry(name, kind, state, reason or "", "" if state == "fallback" else compute_dtype(module), module)
+def _entry(
+    name: str, kind: str, state: str, module: nn.Module, reason: str | None, family: LayerFamily | None = None
+) -> Entry:
+    dtype = "" if state == "fallback" else compute_dtype(module)
+    return Entry(name, kind, state, reason or "", dtype, module, family)
 
 
-def _layer_entry(name: str, kind: str, layer: Any, parts: LayerParts | None, reason: str | None) -> Entry:
-    if reason is None and parts is not None:
+def _layer_entry(name: str, kind: str, layer: Any, family: LayerFamily, reason: str | None) -> Entry:
+    reason = reason or family.why_not(layer)
+    parts = None if reason else family.parts_of(layer)
+    if parts is not None:
         reason = why_not_fused(parts) or why_no_kernel(parts.query.weight)
     if reason is None and layer.__dict__.get("_sbk_last_fallback") is not None:
         reason = f"in the last call: {layer.__dict__['_sbk_last_fallback']}"
     if reason is not None:
-        return _entry(name, kind, "fallback", layer, reason)
+        return _entry(name, kind, "fallback", layer, reason, family)
     assert parts is not None
     if activation_name(parts.activation) is None:
         reason = f"activation {type(parts.activation).__name__} is not fused: a pass of its own"
-        return _entry(name, kind, "partly", layer, reason)
+        return _entry(name, kind, "partly", layer, reason, family)
     dtype = parts.query.weight.dtype
-    return _entry(name, kind, "fused", layer, None if dtype == torch.float32 else f"weights kept in {dtype}")
+    return _entry(name, kind, "fused", layer, None if dtype == torch.float32 else f"weights kept in {dtype}", family)
 
 
 def _entries(model: nn.Module) -> Iterator[Entry]:
@@ -109,17 +117,13 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
             for i, layer in enumerate(module.layers):
                 layer_name = f"{name}.layers.{i}".lstrip(".")
                 inside.append(layer_name + ".")
-                reason = _host_reason(module) or hosts.squeezebert_layer_reason(layer)
-                parts = None if reason else LayerParts.of_squeezebert(layer)
-                yield _layer_entry(layer_name, "SqueezeBERT layer", layer, parts, reason)
+                yield _layer_entry(layer_name, "SqueezeBERT layer", layer, hosts.SQUEEZEBERT, _host_reason(module))
         elif isinstance(module, stock_bert):
             inside.append(name + "." if name else "")
-            reason = _host_reason(module) or hosts.bert_layer_reason(module)
-            yield _layer_entry(name, "BERT layer", module, None if reason else LayerParts.of_bert(module), reason)
+            yield _layer_entry(name, "BERT layer", module, hosts.BERT, _host_reason(module))
         elif isinstance(module, SqueezeBertModule):
             inside.append(name + "." if name else "")
-            reason = FAMILY.why_not(module)
-            yield _layer_entry(name, "SqueezeBERT layer", module, LayerParts.of_squeezebert(module), reason)
+            yield _layer_entry(name, "SqueezeBERT layer", module, FAMILY, None)
         elif isinstance(module, (GroupedPointwiseConv1d, GroupedPointwiseConv2d)):
             reason = why_no_kernel(module.weight)
             yield _entry(name, "grouped 1x1 conv", "fallback" if reason else "kernel", module, reason)
@@ -141,7 +145,9 @@ def _host_reason(module: nn.Module) -> str | None:
 
 
 def _packed_bytes(model: nn.Module) -> int:
-    return sum(v.nbytes for m in model.modules() for v in m.__dict__.values() if isinstance(v, PackedWeights))
+    only_copies = {id(w.packed): w.packed.numel() for _, _, w in frozen_weights(model) if isinstance(w, PackedWeight)}
+    caches = (v.nbytes for m in model.modules() for v in m.__dict__.values() if isinstance(v, PackedWeights))
+    return sum(only_copies.values()) + sum(caches)
 
 
 def report(model: nn.Module) -> Report:

@@ -73,6 +73,13 @@ uint16_t to_bf16(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// The least float with 16 significant bits that is not below x >= 0: its products with 8-bit integers are exact.
+float round_up_to_16_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return std::isfinite(x) ? float_from_bits((bits + 0xff) & ~0xffu) : x;
+}
+
 // One column of a weight, rounded for `compute`: rounded(step) for step < k.
 struct Column {
   const Weight& w;
@@ -87,8 +94,10 @@ struct Column {
       const float v = value_at(w, first + i);
       max = std::max(max, std::fabs(v)), poison += v * 0.0f;
     }
-    scale = max / 127.0f + poison;  // a column with NaN or infinity is all NaN
-    inverse = max > 0 && std::isfinite(max) ? 127.0f / max : 0.0f;
+    const float rounded = round_up_to_16_bits(max / 127.0f);
+    const bool usable = std::isfinite(1.0f / rounded);  // the column is not zero, nor close to the smallest float
+    scale = (usable ? rounded : 0.0f) + poison;         // a column with NaN or infinity is all NaN
+    inverse = usable && std::isfinite(max) ? 1.0f / rounded : 0.0f;
   }
   int32_t quantized(int64_t step) const {
     const float q = std::nearbyint(value_at(w, first + step) * inverse);
@@ -169,6 +178,34 @@ void pack(const KernelTable& table, const Weight& w, int64_t num_heads, void* ou
       if (compute == Compute::int8) {
         block[first + c] = offset;
         std::memcpy(&block[header.padded_block() + first + c], &scale, sizeof scale);
+      }
+    }
+  });
+}
+
+void unpack(const PackedHeader& section, void* values, float* scale, const Parallel& parallel) {
+  const int64_t lanes = section.lanes, vectors = section.padded_block() / lanes, units = section.units();
+  const int64_t panels = panel_count(vectors, section.tile_vectors);
+  const bool int8 = section.is(Compute::int8);
+  const int32_t width = 32 / section.per;
+  parallel_for(parallel, section.n / section.block * panels, [&](int64_t task) {
+    const int64_t b = task / panels;
+    const Panel p = panel_at(vectors, section.tile_vectors, task % panels);
+    const int64_t first = p.first * lanes, padded = p.width * lanes;
+    const int32_t* block = section.block_values(b);
+    const int32_t* panel = block + first * units + (int8 ? 2 * section.padded_block() : 0);
+    for (int64_t c = 0; c < padded && first + c < section.block; c++) {
+      const int64_t column = b * section.block + first + c;
+      if (int8) std::memcpy(&scale[column], &block[section.padded_block() + first + c], sizeof(float));
+      for (int64_t step = 0; step < section.k; step++) {
+        const auto unit = static_cast<uint32_t>(panel[step / section.per * padded + c]);
+        const uint32_t bits = unit >> (step % section.per * width % 32);
+        if (int8) {
+          static_cast<int8_t*>(values)[column * section.k + step] = static_cast<int8_t>(bits);
+        } else {
+          const bool half = section.is(Compute::bfloat16) && section.per == 2;
+          static_cast<float*>(values)[column * section.k + step] = float_from_bits(half ? bits << 16 : bits);
+        }
       }
     }
   });

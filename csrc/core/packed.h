@@ -12,7 +12,8 @@
 //
 // so that a tile reads B front to back. In int8 a block begins with, for each of its columns and zeros up to whole
 // vectors, int32 offset[column] = -zero_point * sum_k q[column][k]  and then  float scale[column] = max_k
-// |w[column][k]| / 127; q = round(w / scale).
+// |w[column][k]| / 127, rounded up to 16 bits; q = round(w / scale). q * scale is exact then, so that quantizing what
+// unpack() gives makes the same q and scale again.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -66,6 +67,10 @@ int64_t packed_bytes(const KernelTable& table, const Weight& weight, int64_t num
 // Writes the section of `weight` at `out`, 64-byte aligned, packed_bytes(...) long.
 void pack(const KernelTable& table, const Weight& weight, int64_t num_heads, void* out, const Parallel& parallel,
           Compute compute = Compute::float32);
+
+// The inverse of pack: the values of a section as row-major [n][k]. For int8 `values` are the int8_t q, and `scale` [n]
+// takes the scales; otherwise `values` are floats (as rounded by pack), and `scale` is not used.
+void unpack(const PackedHeader& section, void* values, float* scale, const Parallel& parallel);
 
 // A hash of a fixed sample of the values of `weight`, equal for equal values of the same type.
 uint64_t fingerprint(const Weight& weight);

@@ -14,6 +14,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/cpu.h"
@@ -359,6 +360,36 @@ int64_t packed_bytes(const std::vector<int64_t>& n, const std::vector<int64_t>& 
   return bytes;
 }
 
+// (values, scale) of one section: float32 [n, k] and nothing, or int8 [n, k] and float32 [n].
+std::tuple<Tensor, Tensor> unpack(const Tensor& packed, const std::vector<int64_t>& n, const std::vector<int64_t>& k,
+                                  const std::vector<int64_t>& groups, int64_t num_heads, const std::string& dtype,
+                                  int64_t section) {
+  STD_TORCH_CHECK(
+      n.size() == k.size() && n.size() == groups.size() && section >= 0 && section < static_cast<int64_t>(n.size()),
+      "unpack needs one n, k and groups for each section, and a section among them");
+  STD_TORCH_CHECK(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.dim() == 1 &&
+                      packed.is_contiguous() && reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 64 == 0,
+                  "packed must be a result of ops.pack");
+  const sbk::PackedHeader* header = nullptr;
+  int64_t offset = 0;
+  for (int64_t i = 0; i <= section; i++) {
+    STD_TORCH_CHECK(n[i] > 0 && k[i] > 0 && groups[i] > 0 && n[i] % groups[i] == 0, "not the shape of a conv weight");
+    if (num_heads != 0) check_heads(num_heads, n[i]);
+    std::string error;
+    header = sbk::find_section(table(), {nullptr, sbk::WeightType::float32, n[i], k[i], groups[i]}, num_heads,
+                               packed.const_data_ptr(), packed.numel(), &offset, &error);
+    STD_TORCH_CHECK(header != nullptr, error);
+  }
+  const sbk::Compute compute = compute_from(dtype);
+  STD_TORCH_CHECK(header->is(compute), "packed was not made for dtype='", dtype, "'");
+  const bool int8 = compute == sbk::Compute::int8;
+  Tensor values =
+      torch::stable::new_empty(packed, {n[section], k[section]}, int8 ? ScalarType::Char : ScalarType::Float);
+  Tensor scale = torch::stable::new_empty(packed, {int8 ? n[section] : 0}, ScalarType::Float);
+  sbk::unpack(*header, values.mutable_data_ptr(), mutable_floats(scale), torch_parallel());
+  return {values, scale};
+}
+
 bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed) {
   const std::vector<UserWeight> checked = user_weights(weights, std::vector<int64_t>(weights.size(), 1));
   STD_TORCH_CHECK(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.is_contiguous(),
@@ -394,6 +425,7 @@ STABLE_TORCH_LIBRARY_IMPL(squeezebert_kernels, CPU, m) {
   m.impl("attention_block", TORCH_BOX(&attention_block));
   m.impl("post_attention_block", TORCH_BOX(&post_attention_block));
   m.impl("pack", TORCH_BOX(&pack));
+  m.impl("unpack", TORCH_BOX(&unpack));
   m.impl("packed_is_current", TORCH_BOX(&packed_is_current));
 }
 

@@ -33,17 +33,30 @@ float nearest_bf16(float x) {
   return x;
 }
 
+// The least float with 16 significant bits that is not below x > 0.
+float up_to_16_bits(float x) {
+  int exponent = 0;
+  const double fraction = std::frexp(x, &exponent);
+  return static_cast<float>(std::ldexp(std::ceil(fraction * 65536), exponent - 16));
+}
+
+enum class Role { activation, weight };
+
 // What `count` values with a stride of 1 become, and the scale of the whole.
 struct Rounded {
   std::vector<double> values;
   double scale = 1;
 
-  Rounded(const float* x, int64_t count, Compute compute) {
+  Rounded(const float* x, int64_t count, Compute compute, Role role) {
     float max = 0;
     for (int64_t i = 0; i < count; i++) max = std::max(max, std::fabs(x[i]));
     if (compute == Compute::int8) scale = max / 127.0f;
     // As the kernels do it: times the inverse of the scale, in float.
-    const float inverse = max > 0 ? 127.0f / max : 0.0f;
+    float inverse = max > 0 ? 127.0f / max : 0.0f;
+    if (compute == Compute::int8 && role == Role::weight && max > 0) {
+      scale = up_to_16_bits(max / 127.0f);
+      inverse = 1.0f / static_cast<float>(scale);
+    }
     for (int64_t i = 0; i < count; i++) {
       values.push_back(compute == Compute::int8 ? std::nearbyint(x[i] * inverse) : nearest_bf16(x[i]));
     }
@@ -97,7 +110,7 @@ TEST(encoding_rounds_to_nearest) {
                     .k = k});
         CHECK(y.gaps_untouched());
         for (int64_t r = 0; r < rows; r++) {
-          const Rounded wanted(x.data() + r * x.stride(), k, compute);
+          const Rounded wanted(x.data() + r * x.stride(), k, compute, Role::activation);
           if (compute == Compute::int8) CHECK(std::fabs(scale.data()[r] - wanted.scale) <= 2 * kUnit * wanted.scale);
           for (int64_t i = 0; i < k; i++) {
             CHECK_EQ(decoded(low, compute, y.data() + r * y.stride(), i), wanted.values[static_cast<size_t>(i)]);
@@ -167,9 +180,9 @@ void run(const sbk::KernelTable& table, Compute compute, const Case& c) {
 
   Reals expected(c.rows, c.n);
   for (int64_t r = 0; r < c.rows; r++) {
-    const Rounded a(x.data() + r * x.stride(), c.k, compute);
+    const Rounded a(x.data() + r * x.stride(), c.k, compute, Role::activation);
     for (int64_t col = 0; col < c.n; col++) {
-      const Rounded b(w.data() + col * w.stride(), c.k, compute);
+      const Rounded b(w.data() + col * w.stride(), c.k, compute, Role::weight);
       double sum = 0, size = 0;
       for (size_t i = 0; i < a.values.size(); i++) {
         sum += a.values[i] * b.values[i], size += std::fabs(a.values[i] * b.values[i]);

@@ -1,4 +1,5 @@
 // core/packed.h: the layout equation by index, conversion of weights, and what find_section accepts.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -14,6 +15,7 @@
 
 namespace {
 
+using sbk::Compute;
 using sbk::PackedHeader;
 using sbk::Weight;
 using sbk::WeightType;
@@ -29,9 +31,10 @@ sbk::KernelTable layout(int32_t lanes, int32_t tile_vectors) {
 struct Section {
   Buffer buffer;
 
-  Section(const sbk::KernelTable& table, const Weight& w, int64_t heads, const sbk::Parallel& parallel, Flush flush)
-      : buffer(sbk::packed_bytes(table, w, heads) / static_cast<int64_t>(sizeof(float)), flush, 64) {
-    sbk::pack(table, w, heads, buffer.data(), parallel);
+  Section(const sbk::KernelTable& table, const Weight& w, int64_t heads, const sbk::Parallel& parallel, Flush flush,
+          Compute compute = Compute::float32)
+      : buffer(sbk::packed_bytes(table, w, heads, compute) / static_cast<int64_t>(sizeof(float)), flush, 64) {
+    sbk::pack(table, w, heads, buffer.data(), parallel, compute);
   }
   const PackedHeader& header() const { return *reinterpret_cast<const PackedHeader*>(buffer.data()); }
 };
@@ -123,6 +126,59 @@ TEST(threads_pack_the_same) {
     Threads threads(count);
     const Section parallel(table, weight, 0, threads.hook(), Flush::end);
     CHECK(std::memcmp(serial.buffer.data(), parallel.buffer.data(), serial.header().bytes) == 0);
+  }
+}
+
+// Packs [n][k] values, unpacks them, and packs what came out: the same section again.
+void check_unpack(const sbk::KernelTable& table, int64_t n, int64_t k, int64_t groups, int64_t heads, Compute compute) {
+  const Context where([&] {
+    return text("n=", n, " k=", k, " groups=", groups, " heads=", heads, " compute=", static_cast<int>(compute));
+  });
+  Random random(static_cast<uint64_t>(n * 1009 + k));
+  std::vector<float> w(n * k);
+  for (float& x : w) x = random.uniform();
+  std::fill_n(w.begin(), k, 0.0f);                   // a column of zeros
+  if (n > 1) std::fill_n(w.begin() + k, k, 1e-44f);  // one that is zero in int8
+  if (n > 2) std::fill_n(w.begin() + 2 * k, k, -3e38f);
+  const Weight weight{w.data(), WeightType::float32, n, k, groups};
+  Section section(table, weight, heads, sbk::serial(), Flush::end, compute);
+  section.buffer.freeze();
+
+  Threads threads(2);
+  std::vector<float> values(n * k);
+  if (compute == Compute::int8) {
+    Buffer q((n * k + 3) / 4, Flush::start), scale(n, Flush::end);
+    sbk::unpack(section.header(), q.data(), scale.data(), threads.hook());
+    for (int64_t i = 0; i < n * k; i++) {
+      const float s = scale.data()[i / k];
+      const auto value = reinterpret_cast<const int8_t*>(q.data())[i];
+      values[i] = static_cast<float>(value) * s;
+      CHECK_EQ(static_cast<double>(values[i]), double{s} * value);  // exact
+      CHECK(std::fabs(w[i] - values[i]) <= 0.5001f * s || (s == 0 && std::fabs(w[i]) < 1e-36f));
+    }
+  } else {
+    Buffer floats(n * k, Flush::end);
+    sbk::unpack(section.header(), floats.data(), nullptr, threads.hook());
+    std::copy_n(floats.data(), n * k, values.begin());
+    for (int64_t i = 0; i < n * k; i++) {
+      const bool exact = std::bit_cast<uint32_t>(values[i]) == std::bit_cast<uint32_t>(w[i]);
+      CHECK(compute == Compute::float32 ? exact : std::fabs(values[i] - w[i]) <= 0x1p-8f * std::fabs(w[i]) + 1e-40f);
+    }
+  }
+  const Weight again{values.data(), WeightType::float32, n, k, groups};
+  const Section repacked(table, again, heads, sbk::serial(), Flush::end, compute);
+  const auto bytes = static_cast<size_t>(section.header().bytes) - sizeof(PackedHeader);
+  CHECK(std::memcmp(section.header().values(), repacked.header().values(), bytes) == 0);
+}
+
+TEST(unpacking_is_the_inverse) {
+  for (const Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8}) {
+    for (const int64_t n : column_sizes(table)) {
+      for (const int64_t k : {1, 2, 3, 4, 5, 8, 33}) check_unpack(table, n, k, 1, 0, compute);
+    }
+    for (const auto& [n, groups, heads] : {std::tuple{24, 4, 0}, {24, 4, 6}, {60, 5, 4}, {768, 4, 12}, {30, 30, 1}}) {
+      check_unpack(table, n, 19, groups, heads, compute);
+    }
   }
 }
 

@@ -1,0 +1,314 @@
+"""Weights in one copy: parameters that exist only in the form in which they are read.
+
+An optimized module has its weights twice: as the parameters of its state dict, and packed for the kernels. In place of
+the former, :func:`freeze` puts tensors that have a shape and a dtype but no values of their own. Who asks for values
+(``state_dict``, a layer that falls back, a gradient of the inputs) gets a dense tensor, made anew each time; a kernel,
+which reads what was packed, gets the shape alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from . import ops
+
+__all__ = [
+    "FrozenWeight",
+    "PackedWeight",
+    "QuantizedRows",
+    "frozen_weights",
+    "freeze",
+    "freeze_rows",
+    "int8_state_dict",
+    "packed_of",
+    "put",
+    "thaw",
+]
+
+aten = torch.ops.aten
+_SAME = (aten.detach.default, aten.alias.default, aten.clone.default)
+_PACKED_ARGUMENTS = ("packed", "attention_packed", "post_packed")
+
+
+class FrozenWeight(Tensor):
+    """A tensor that is made when somebody asks for its values; nobody can write to it."""
+
+    trainable = False
+    """Whether the parameter that it stands for required gradients."""
+    _inner: tuple[str, ...] = ()
+    """The attributes that are tensors; the others are in ``_context``."""
+
+    def dense(self) -> Tensor:
+        """The values, as a plain tensor of this shape and dtype."""
+        raise NotImplementedError
+
+    @property
+    def compute(self) -> str | None:
+        """The only dtype whose kernels can read it (see :func:`ops.pack`); None if any."""
+        raise NotImplementedError
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether the values are int8 with a scale per row."""
+        raise NotImplementedError
+
+    def int8(self) -> tuple[Tensor, Tensor]:
+        """int8 values in this shape and float32 scales [rows], where ``is_int8``."""
+        raise NotImplementedError
+
+    def _context(self) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def again(self) -> FrozenWeight:
+        """Another tensor on the same memory."""
+        return type(self)(*(getattr(self, name) for name in self._inner), *self._context())
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _SAME:
+            return args[0].again()
+        if func is aten.embedding.default and isinstance(args[0], QuantizedRows):
+            return args[0].rows(args[1])
+        arguments = func._schema.arguments
+        if func.namespace == "squeezebert_kernels" and _reads_packed(arguments, args, kwargs):
+            return func(*[_placeholder(a) if isinstance(a, FrozenWeight) else a for a in args], **kwargs)
+        for argument, value in zip(arguments, args):
+            values = value if isinstance(value, (list, tuple)) else (value,)
+            if argument.is_write and any(isinstance(v, FrozenWeight) for v in values):
+                raise RuntimeError(
+                    f"{func} would change a weight of which only the packed form is left (free_original=True): "
+                    "call squeezebert_kernels.restore(model) first"
+                )
+        return func(*tree_map_only(FrozenWeight, _dense, args), **tree_map_only(FrozenWeight, _dense, kwargs))
+
+    # torch.compile and torch.export look inside, and trace the making of the values.
+    def __tensor_flatten__(self) -> tuple[list[str], tuple[Any, ...]]:
+        return list(self._inner), self._context()
+
+    @classmethod
+    def __tensor_unflatten__(cls, inner: dict[str, Tensor], context: Any, size: Any, stride: Any) -> FrozenWeight:
+        return cls(*(inner[name] for name in cls._inner), *context)
+
+    def share_memory_(self) -> FrozenWeight:
+        """Moves what it is made from to shared memory."""
+        for name in self._inner:
+            getattr(self, name).share_memory_()
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = _stand_in(self.again(), self) if isinstance(self, nn.Parameter) else self.again()
+        memo[id(self)] = copied
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Whoever unpickles may have another CPU, and packs on his own.
+        dense = self.dense()
+        if isinstance(self, nn.Parameter):
+            return (nn.Parameter, (dense, self.trainable))
+        return dense.__reduce_ex__(protocol)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"{type(self).__name__}(shape={list(self.shape)}, dtype={self.dtype})"
+
+
+def _dense(weight: FrozenWeight) -> Tensor:
+    return weight.dense()
+
+
+def _placeholder(weight: FrozenWeight) -> Tensor:
+    """A tensor of this shape, one element large."""
+    return torch.empty(1, dtype=weight.dtype).expand(weight.shape)
+
+
+def _reads_packed(arguments: Sequence[Any], args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether an op with these arguments finds its weights packed. Not while tracing, which needs the values."""
+    if torch.compiler.is_compiling() or not isinstance(args[0], Tensor):
+        return False
+    given = {argument.name: value for argument, value in zip(arguments, args)} | kwargs
+    packed = [given.get(argument.name) for argument in arguments if argument.name in _PACKED_ARGUMENTS]
+    return bool(packed) and all(type(p) is Tensor for p in packed)
+
+
+class Layout(NamedTuple):
+    """What ``ops.pack`` was called with: all that it takes to unpack."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    groups: tuple[int, ...]
+    num_heads: int
+    compute: str
+
+
+class PackedWeight(FrozenWeight):
+    """One weight out of a result of ``ops.pack``."""
+
+    _inner = ("packed",)
+
+    @staticmethod
+    def __new__(cls, packed: Tensor, layout: Layout, section: int, dtype: torch.dtype) -> Any:
+        """A tensor of the section's shape, without memory."""
+        return Tensor._make_wrapper_subclass(cls, layout.shapes[section], dtype=dtype, device=packed.device)  # type: ignore[attr-defined]
+
+    def __init__(self, packed: Tensor, layout: Layout, section: int, dtype: torch.dtype) -> None:
+        self.packed, self.source, self.section = packed, layout, section
+
+    def _context(self) -> tuple[Any, ...]:
+        return (self.source, self.section, self.dtype)
+
+    def _unpacked(self) -> tuple[Tensor, Tensor]:
+        shapes, groups, num_heads, compute = self.source
+        return ops.unpack(self.packed, shapes, groups, self.section, num_heads=num_heads, dtype=compute)
+
+    def dense(self) -> Tensor:
+        values, scale = self._unpacked()
+        if self.is_int8:
+            values = values * scale[:, None]
+        return values.view(self.shape).to(self.dtype)
+
+    @property
+    def compute(self) -> str | None:
+        return self.source.compute
+
+    @property
+    def is_int8(self) -> bool:
+        return self.source.compute == "int8"
+
+    def int8(self) -> tuple[Tensor, Tensor]:
+        values, scale = self._unpacked()
+        return values.view(self.shape), scale
+
+
+class QuantizedRows(FrozenWeight):
+    """int8 values [rows, ...] and a float32 scale [rows]: an embedding, or a weight out of an int8 checkpoint."""
+
+    _inner = ("quantized", "scale")
+
+    @staticmethod
+    def __new__(cls, values: Tensor, scale: Tensor, dtype: torch.dtype) -> Any:
+        """A tensor of the shape of ``values``, without memory."""
+        return Tensor._make_wrapper_subclass(cls, values.shape, dtype=dtype, device=values.device)  # type: ignore[attr-defined]
+
+    def __init__(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
+        self.quantized, self.scale = values, scale
+
+    def _context(self) -> tuple[Any, ...]:
+        return (self.dtype,)
+
+    def _scaled(self, values: Tensor, scale: Tensor) -> Tensor:
+        return (values * scale.view(*scale.shape, *[1] * (values.dim() - scale.dim()))).to(self.dtype)
+
+    def dense(self) -> Tensor:
+        return self._scaled(self.quantized, self.scale)
+
+    @property
+    def compute(self) -> str | None:
+        return None
+
+    @property
+    def is_int8(self) -> bool:
+        return True
+
+    def int8(self) -> tuple[Tensor, Tensor]:
+        return self.quantized, self.scale
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """The rows at ``indices``: what torch.nn.functional.embedding gives."""
+        return self._scaled(self.quantized[indices], self.scale[indices])
+
+
+def packed_of(weights: Sequence[Tensor], dtype: str) -> Tensor | None:
+    """The packed buffer of which exactly these ``weights`` are left, if kernels for ``dtype`` read it."""
+    first = weights[0]
+    if not isinstance(first, PackedWeight) or first.source.compute != dtype or len(first.source.shapes) != len(weights):
+        return None
+    for section, weight in enumerate(weights):
+        if not isinstance(weight, PackedWeight) or weight.packed is not first.packed or weight.section != section:
+            return None
+    return first.packed
+
+
+def _stand_in(frozen: FrozenWeight, weight: Tensor) -> nn.Parameter:
+    """``frozen`` as a parameter in place of ``weight``."""
+    parameter: Any = nn.Parameter(frozen, requires_grad=False)
+    parameter.trainable = weight.trainable if isinstance(weight, FrozenWeight) else weight.requires_grad
+    return parameter
+
+
+def put(module: nn.Module, frozen: FrozenWeight) -> None:
+    """Puts ``frozen`` in place of ``module.weight``; a state dict of ``module`` will hold its values."""
+    module.weight = _stand_in(frozen, module.weight)  # type: ignore[arg-type]
+    if _to_plain not in module._state_dict_hooks.values():
+        module._register_state_dict_hook(_to_plain)
+
+
+def freeze(modules: Sequence[Any], packed: Tensor, groups: Sequence[int], num_heads: int, compute: str) -> None:
+    """Leaves ``packed`` as the only copy of the weights of ``modules``, from which ``ops.pack`` made it."""
+    layout = Layout(tuple(tuple(m.weight.shape) for m in modules), tuple(groups), num_heads, compute)
+    for section, module in enumerate(modules):
+        put(module, PackedWeight(packed, layout, section, module.weight.dtype))
+
+
+def freeze_rows(embedding: nn.Embedding) -> None:
+    """Leaves ``embedding`` with int8 rows, symmetric, rounded as the kernels round the columns of a weight."""
+    weight = embedding.weight.detach()
+    values, scales = [], []
+    for rows in weight.split(4096):  # little memory on the way
+        most = rows.float().abs().amax(1) / 127
+        # 16 significant bits, upwards: products with int8 are exact, and quantizing them gives the same again.
+        scale = ((most.view(torch.int32) + 0xFF) & ~0xFF).view(torch.float32)
+        inverse = 1 / scale
+        usable = inverse.isfinite()
+        values.append((rows.float() * inverse.where(usable, 0)[:, None]).round_().to(torch.int8))
+        scales.append(scale.where(usable, 0))
+    put(embedding, QuantizedRows(torch.cat(values), torch.cat(scales), weight.dtype))
+
+
+def thaw(module: nn.Module) -> None:
+    """Gives ``module`` a dense weight again; what was rounded stays rounded."""
+    weight = module._parameters.get("weight")
+    if isinstance(weight, FrozenWeight):
+        module._parameters["weight"] = nn.Parameter(weight.dense(), requires_grad=weight.trainable)
+        for key, hook in list(module._state_dict_hooks.items()):
+            if hook is _to_plain:
+                del module._state_dict_hooks[key]
+
+
+def frozen_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, FrozenWeight]]:
+    """Name, module and weight of every module of ``model`` whose weight is frozen."""
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if isinstance(weight, FrozenWeight):
+            yield name, module, weight
+
+
+_as_int8: ContextVar[bool] = ContextVar("_as_int8", default=False)
+
+
+def _to_plain(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
+    name = f"{prefix}weight"
+    weight = state_dict.get(name)
+    if not isinstance(weight, FrozenWeight):
+        return
+    if _as_int8.get() and weight.is_int8:
+        state_dict[name], state_dict[f"{prefix}weight_scale"] = weight.int8()
+    else:
+        state_dict[name] = weight.dense()
+
+
+@contextmanager
+def int8_state_dict() -> Iterator[None]:
+    """Within it, state dicts hold int8 weights as such: ``weight`` and ``weight_scale``."""
+    token = _as_int8.set(True)
+    try:
+        yield
+    finally:
+        _as_int8.reset(token)

@@ -1,0 +1,129 @@
+"""int8 checkpoints: models of which only int8 weights are left, to transformers' save_pretrained and from_pretrained.
+
+The file holds ``weight`` (int8) and ``weight_scale`` (float32 per output channel, or per row of an embedding) in place of
+each weight named in the ``quantization_config`` of config.json. transformers finds the classes below by its
+``quant_method``, once this package is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from .frozen import QuantizedRows, frozen_weights, int8_state_dict, put
+
+__all__ = ["Int8Config", "Int8Quantizer", "mark_int8", "unmark_int8"]
+
+QUANT_METHOD = "squeezebert_kernels"
+
+
+@register_quantization_config(QUANT_METHOD)
+class Int8Config(QuantizationConfigMixin):
+    """What of a checkpoint is int8.
+
+    Args:
+        modules: names of the modules with int8 weights, without the prefix that heads put before the base model.
+        bits: 8.
+    """
+
+    def __init__(self, modules: list[str] | None = None, bits: int = 8, **_: Any) -> None:
+        if bits != 8:
+            raise ValueError(f"quantization_config: bits must be 8, got {bits!r}")
+        if not isinstance(modules, (list, tuple)) or not all(isinstance(name, str) for name in modules):
+            raise ValueError(f"quantization_config: modules must be a list of names, got {modules!r}")
+        self.quant_method: Any = QUANT_METHOD
+        self.bits = bits
+        self.modules = list(modules)
+
+
+@register_quantizer(QUANT_METHOD)
+class Int8Quantizer(HfQuantizer):
+    """transformers' hooks around loading and saving."""
+
+    requires_calibration = True  # that is: only for checkpoints that are int8 already
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        wanted = set(self.quantization_config.modules)
+        for name, module in model.named_modules():
+            if _bare(name, model) in wanted:
+                wanted.discard(_bare(name, model))
+                shape, device = module.weight.shape, module.weight.device
+                values = torch.empty(shape, dtype=torch.int8, device=device)
+                module.weight = nn.Parameter(values, requires_grad=False)
+                module.register_buffer("weight_scale", torch.empty(shape[0], dtype=torch.float32, device=device))
+        # Of a head, which a base model does not have, there may be more.
+        lost = sorted(name for name in wanted if name.startswith(("embeddings.", "encoder.")))
+        if lost:
+            raise ValueError(f"quantization_config names modules that {type(model).__name__} does not have: {lost[:3]}")
+        return model
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        from .optimize import leave_one_copy, optimize, report
+
+        dtype = _dtype_of(model)
+        for module in model.modules():
+            if "weight_scale" in module._buffers and module.weight.dtype == torch.int8:
+                values, scale = module.weight.detach(), module._buffers.pop("weight_scale")
+                module.weight = nn.Parameter(torch.empty(0), requires_grad=True)
+                put(module, QuantizedRows(values, scale.float(), dtype))
+        optimize(model, quantization="int8")
+        leave_one_copy(model, report(model), embeddings=False)
+        return model
+
+    def get_state_dict_and_metadata(self, model: Any, safe_serialization: bool = False) -> tuple[Any, dict[str, Any]]:
+        """The state dict with int8 weights as such."""
+        with int8_state_dict():
+            return model.state_dict(), {}
+
+    def is_serializable(self, safe_serialization: bool | None = None) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """No: nothing can write to the weights."""
+        return False
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        from .optimize import restore
+
+        return restore(model)
+
+
+def _bare(name: str, model: Any) -> str:
+    return name.removeprefix(f"{model.base_model_prefix}.")
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floating, torch.float32)
+
+
+def _pretrained(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+
+
+def mark_int8(model: nn.Module) -> None:
+    """Lets every transformers model in ``model`` save what is int8 in it as such."""
+    for module in _pretrained(model):
+        names = sorted(_bare(name, module) for name, _, weight in frozen_weights(module) if weight.is_int8)
+        if names:
+            config = Int8Config(names)
+            module.hf_quantizer = Int8Quantizer(config)
+            module.quantization_method = QUANT_METHOD
+            module.is_quantized = True
+            module.config.quantization_config = config
+
+
+def unmark_int8(model: nn.Module) -> None:
+    """Undoes :func:`mark_int8`."""
+    for module in _pretrained(model):
+        quantizer = getattr(module, "hf_quantizer", None)
+        if isinstance(quantizer, Int8Quantizer):
+            quantizer.remove_quantization_config(module)
