@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from .quantizer import scale_names
+
 __all__ = ["check_loaded", "explain_mismatch", "read_shapes", "weight_files"]
 
 Shapes = dict[str, tuple[int, ...]]
@@ -109,7 +111,7 @@ def explain_mismatch(model_class: Any, config: Any, path: Any, files: list[Path]
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in model_class(config).state_dict().items()}
     base = model_class.base_model_prefix
-    missing = _backbone(expected, base) - _backbone(shapes, base)
+    missing = _backbone((*expected, *scale_names(config)), base) - _backbone(shapes, base)
     if missing:
         return _lacks(path, files, missing, _backbone(shapes, base) - _backbone(expected, base))
     wrong = []

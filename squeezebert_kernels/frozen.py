@@ -23,9 +23,9 @@ __all__ = [
     "FrozenWeight",
     "PackedWeight",
     "QuantizedRows",
-    "frozen_weights",
     "freeze",
     "freeze_rows",
+    "frozen_weights",
     "int8_state_dict",
     "packed_of",
     "put",
@@ -71,7 +71,7 @@ class FrozenWeight(Tensor):
         return type(self)(*(getattr(self, name) for name in self._inner), *self._context())
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
@@ -99,11 +99,26 @@ class FrozenWeight(Tensor):
     def __tensor_unflatten__(cls, inner: dict[str, Tensor], context: Any, size: Any, stride: Any) -> FrozenWeight:
         return cls(*(inner[name] for name in cls._inner), *context)
 
+    @property
+    def data(self) -> Tensor:
+        """Another tensor on the same memory."""
+        return self.again()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:  # as Module.to does: whoever has other values needs no packed ones
+        torch.utils.swap_tensors(self, nn.Parameter(value, requires_grad=self.trainable))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.copy_(self.dense())  # raises: it would be lost otherwise
+
     def share_memory_(self) -> FrozenWeight:
         """Moves what it is made from to shared memory."""
         for name in self._inner:
             getattr(self, name).share_memory_()
         return self
+
+    def _stable_hash_for_caching(self) -> str:  # of what a compiled graph depends on, for torch's cache of graphs
+        return f"{type(self).__name__}{tuple(self.shape)}{self._context()}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         copied = _stand_in(self.again(), self) if isinstance(self, nn.Parameter) else self.again()
@@ -117,7 +132,7 @@ class FrozenWeight(Tensor):
             return (nn.Parameter, (dense, self.trainable))
         return dense.__reduce_ex__(protocol)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"{type(self).__name__}(shape={list(self.shape)}, dtype={self.dtype})"
 
 
@@ -156,7 +171,7 @@ class PackedWeight(FrozenWeight):
     @staticmethod
     def __new__(cls, packed: Tensor, layout: Layout, section: int, dtype: torch.dtype) -> Any:
         """A tensor of the section's shape, without memory."""
-        return Tensor._make_wrapper_subclass(cls, layout.shapes[section], dtype=dtype, device=packed.device)  # type: ignore[attr-defined]
+        return Tensor._make_wrapper_subclass(cls, layout.shapes[section], dtype=dtype, device=packed.device)
 
     def __init__(self, packed: Tensor, layout: Layout, section: int, dtype: torch.dtype) -> None:
         self.packed, self.source, self.section = packed, layout, section
@@ -195,7 +210,7 @@ class QuantizedRows(FrozenWeight):
     @staticmethod
     def __new__(cls, values: Tensor, scale: Tensor, dtype: torch.dtype) -> Any:
         """A tensor of the shape of ``values``, without memory."""
-        return Tensor._make_wrapper_subclass(cls, values.shape, dtype=dtype, device=values.device)  # type: ignore[attr-defined]
+        return Tensor._make_wrapper_subclass(cls, values.shape, dtype=dtype, device=values.device)
 
     def __init__(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
         self.quantized, self.scale = values, scale

@@ -20,7 +20,16 @@ from .modules import compute_dtype
 from .packing import PackedWeights
 from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_no_kernel, why_not_fused
 
-__all__ = ["LayerFamily", "LayerPlan", "forget_plan", "freeze_layer", "fused_layer", "fused_or_none", "plan_of", "remember_fallback"]
+__all__ = [
+    "LayerFamily",
+    "LayerPlan",
+    "forget_plan",
+    "freeze_layer",
+    "fused_layer",
+    "fused_or_none",
+    "plan_of",
+    "remember_fallback",
+]
 
 
 class LayerFamily(NamedTuple):

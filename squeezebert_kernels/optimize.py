@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .frozen import freeze_rows, frozen_weights, thaw
 from .layers import forget_plan, freeze_layer
@@ -95,7 +95,8 @@ def optimize(
     Raises:
         TypeError: ``model`` is not a module, ``dtype`` not a torch.dtype.
         ValueError: ``dtype`` or ``quantization`` has no kernels, or both are given; nothing in ``model`` is for the
-            kernels; ``free_original`` was given before, with another ``dtype`` or ``quantization``.
+            kernels; ``free_original`` was given before, with another ``dtype`` or ``quantization``, or is given for
+            a model in training mode.
         RuntimeError: ``strict``, and some part would fall back; ``model`` is as it was.
     """
     if not isinstance(model, nn.Module):
@@ -110,6 +111,8 @@ def optimize(
         raise ValueError(f"give dtype or quantization, not both: dtype={dtype}, quantization={quantization!r}")
     compute = quantization or ("bfloat16" if dtype == torch.bfloat16 else "float32")
 
+    if free_original and model.training:
+        raise ValueError("free_original=True is for inference: call model.eval() first")
     _check_frozen(model, compute, dtype)
 
     changed: list[nn.Module] = []
@@ -165,23 +168,37 @@ def _check_frozen(model: nn.Module, compute: str, dtype: torch.dtype | None) -> 
             )
 
 
-def leave_one_copy(model: nn.Module, found: Report, *, embeddings: bool) -> None:
-    """Frees the originals of weights that run on the kernels according to ``found``; with ``embeddings``, turns those
-    into int8."""
+def leave_one_copy(model: nn.Module, found: Report, *, embeddings: bool = False, only: type = Tensor) -> None:
+    """Frees the originals of weights that run on the kernels according to ``found``, where they are tensors of type
+    ``only``; with ``embeddings``, turns those into int8."""
     users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     shared = {key for key, count in users.items() if count > 1}
     for entry in found.entries:
-        if entry.state == "fallback" or any(id(p) in shared for p in entry.module.parameters()):
+        parameters = list(entry.module.parameters())
+        if entry.state == "fallback" or not shared.isdisjoint(map(id, parameters)):
             continue
+        if not any(isinstance(p, only) for p in parameters):
+            continue
+        module: Any = entry.module
         if entry.family is None:
-            entry.module.freeze_weight()
+            module.freeze_weight()
         else:
-            freeze_layer(entry.module, entry.family)
-    for module in model.modules() if embeddings else ():
-        if type(module) is nn.Embedding and module.max_norm is None and id(module.weight) not in shared:
-            if type(module.weight) is nn.Parameter and bool(module.weight.isfinite().all()):
-                freeze_rows(module)
+            freeze_layer(module, entry.family)
+    if embeddings:
+        for embedding in model.modules():
+            if _can_be_int8(embedding, shared):
+                freeze_rows(embedding)
     mark_int8(model)
+
+
+def _can_be_int8(module: Any, shared: set[int]) -> bool:
+    return (
+        type(module) is nn.Embedding
+        and module.max_norm is None  # its lookups write to the weight
+        and type(module.weight) is nn.Parameter
+        and id(module.weight) not in shared
+        and bool(module.weight.isfinite().all())
+    )
 
 
 class _Converted(NamedTuple):
@@ -189,17 +206,17 @@ class _Converted(NamedTuple):
 
     module: nn.Module
     name: str
-    tensor: torch.Tensor
-    data: torch.Tensor
-    grad: torch.Tensor | None
+    tensor: Tensor
+    data: Tensor
+    grad: Tensor | None
 
 
-def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
     own = {**module._parameters, **module._buffers}
     return {name: t for name, t in own.items() if t is not None}
 
 
-def _set_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> None:
+def _set_dtype(tensor: Tensor, dtype: torch.dtype) -> None:
     data, grad = tensor.data.to(dtype), None if tensor.grad is None else tensor.grad.to(dtype)
     tensor.data = data
     tensor.grad = grad

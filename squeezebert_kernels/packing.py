@@ -12,7 +12,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from . import ops
 from .frozen import QuantizedRows, packed_of
 
-
 _PACKABLE = (torch.nn.Parameter, Tensor, QuantizedRows)
 
 

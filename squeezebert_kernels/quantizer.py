@@ -1,7 +1,7 @@
 """int8 checkpoints: models of which only int8 weights are left, to transformers' save_pretrained and from_pretrained.
 
-The file holds ``weight`` (int8) and ``weight_scale`` (float32 per output channel, or per row of an embedding) in place of
-each weight named in the ``quantization_config`` of config.json. transformers finds the classes below by its
+The file holds ``weight`` (int8) and ``weight_scale`` (float32 per output channel, or per row of an embedding) in place
+of each weight named in the ``quantization_config`` of config.json. transformers finds the classes below by its
 ``quant_method``, once this package is imported.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
@@ -18,7 +18,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .frozen import QuantizedRows, frozen_weights, int8_state_dict, put
 
-__all__ = ["Int8Config", "Int8Quantizer", "mark_int8", "unmark_int8"]
+__all__ = ["Int8Config", "Int8Quantizer", "mark_int8", "scale_names", "unmark_int8"]
 
 QUANT_METHOD = "squeezebert_kernels"
 
@@ -51,7 +51,7 @@ class Int8Quantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         wanted = set(self.quantization_config.modules)
         for name, module in model.named_modules():
-            if _bare(name, model) in wanted:
+            if _bare(name, model) in wanted and module._parameters.get("weight") is not None:
                 wanted.discard(_bare(name, model))
                 shape, device = module.weight.shape, module.weight.device
                 values = torch.empty(shape, dtype=torch.int8, device=device)
@@ -73,11 +73,22 @@ class Int8Quantizer(HfQuantizer):
                 module.weight = nn.Parameter(torch.empty(0), requires_grad=True)
                 put(module, QuantizedRows(values, scale.float(), dtype))
         optimize(model, quantization="int8")
-        leave_one_copy(model, report(model), embeddings=False)
+        leave_one_copy(model, report(model), only=QuantizedRows)
         return model
 
     def get_state_dict_and_metadata(self, model: Any, safe_serialization: bool = False) -> tuple[Any, dict[str, Any]]:
-        """The state dict with int8 weights as such."""
+        """The state dict with int8 weights as such.
+
+        Raises:
+            RuntimeError: weights that were int8 have been replaced since, say by ``model.to(torch.bfloat16)``.
+        """
+        left = {_bare(name, model) for name, _, weight in frozen_weights(model) if weight.is_int8}
+        replaced = sorted(left.symmetric_difference(self.quantization_config.modules))
+        if replaced:
+            raise RuntimeError(
+                f"the weights of {len(replaced)} modules have been replaced since optimize(quantization='int8', "
+                f"free_original=True), such as {replaced[0]}: call squeezebert_kernels.restore(model) before saving"
+            )
         with int8_state_dict():
             return model.state_dict(), {}
 
@@ -90,10 +101,18 @@ class Int8Quantizer(HfQuantizer):
         """No: nothing can write to the weights."""
         return False
 
-    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+    def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        """``restore(model)``."""
         from .optimize import restore
 
         return restore(model)
+
+
+def scale_names(config: Any) -> set[str]:
+    """The names of the scales in a checkpoint with this configuration, without the prefix of heads."""
+    int8 = getattr(config, "quantization_config", None)
+    modules = int8.get("modules", []) if isinstance(int8, dict) else getattr(int8, "modules", [])
+    return {f"{name}.weight_scale" for name in modules}
 
 
 def _bare(name: str, model: Any) -> str:

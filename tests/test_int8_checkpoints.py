@@ -1,0 +1,170 @@
+"""save_pretrained and from_pretrained of models with int8 weights only."""
+
+import copy
+import json
+
+import pytest
+import torch
+import transformers
+from hf_models import NO_DROPOUT, PUBLISHED, TINY, inputs_for
+from safetensors.torch import load_file
+from test_one_copy import weights
+from test_optimize import all_fused, assert_same, batch, bert, run, squeezebert
+
+import squeezebert_kernels as sbk
+from squeezebert_kernels.configuration import SqueezeBertConfig
+from squeezebert_kernels.heads import ARCHITECTURES
+
+
+def ours(name="SqueezeBertModel", **fields):
+    torch.manual_seed(2)
+    return ARCHITECTURES[name](SqueezeBertConfig(**{**TINY, **NO_DROPOUT, **fields})).eval()
+
+
+def only_int8(model):
+    return sbk.optimize(model, quantization="int8", free_original=True)
+
+
+def same(a, b, inputs):
+    with torch.no_grad():
+        return all(torch.equal(x, y) for x, y in zip(a(**inputs).to_tuple(), b(**inputs).to_tuple()))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_round_trip_of_every_head(name, tmp_path):
+    model, inputs = only_int8(ours(name)), inputs_for(name)
+    model.save_pretrained(tmp_path)
+    loaded = ARCHITECTURES[name].from_pretrained(tmp_path)
+    assert not loaded.training
+    assert all_fused(loaded)
+    assert {entry.dtype for entry in sbk.report(loaded).entries} == {"int8"}
+    assert same(loaded, model, inputs)
+    assert [type(w) for w in weights(loaded)] == [type(w) for w in weights(model)]
+    loaded.save_pretrained(tmp_path / "again")
+    first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_size_on_disk(tmp_path):
+    model = sbk.SqueezeBertModel(SqueezeBertConfig(**PUBLISHED)).eval()
+    model.save_pretrained(tmp_path / "float32")
+    only_int8(model).save_pretrained(tmp_path / "int8")
+    megabytes = [(tmp_path / folder / "model.safetensors").stat().st_size / 1e6 for folder in ("float32", "int8")]
+    assert 204 < megabytes[0] < 205
+    assert 51 < megabytes[1] < 54
+
+
+@pytest.mark.parametrize("stock", [lambda: squeezebert(), lambda: bert()], ids=["squeezebert", "bert"])
+def test_transformers_own_classes(stock, tmp_path):
+    model = only_int8(stock())
+    model.save_pretrained(tmp_path)
+    for loaded in (type(model).from_pretrained(tmp_path), transformers.AutoModel.from_pretrained(tmp_path)):
+        assert all_fused(loaded)
+        assert same(loaded, model, batch())
+
+
+def test_between_heads_and_base(tmp_path):
+    head = only_int8(ours("SqueezeBertForSequenceClassification"))
+    head.save_pretrained(tmp_path / "head")
+    base = sbk.SqueezeBertModel.from_pretrained(tmp_path / "head")
+    assert same(base, head.transformer, batch())
+    base.save_pretrained(tmp_path / "base")
+    other = sbk.SqueezeBertForTokenClassification.from_pretrained(tmp_path / "base")
+    assert all_fused(other)
+    assert same(other.transformer, base, batch())
+    head.transformer.save_pretrained(tmp_path / "inner")
+    assert same(sbk.SqueezeBertModel.from_pretrained(tmp_path / "inner"), base, batch())
+
+
+def test_layers_that_were_not_int8_stay(tmp_path):
+    model = ours()
+    model.encoder.layers[1].attention.query.register_forward_hook(lambda *_: None)
+    only_int8(model).save_pretrained(tmp_path)
+    exact = model.state_dict()["encoder.layers.1.output.conv1d.weight"]
+    state = load_file(tmp_path / "model.safetensors")
+    assert state["encoder.layers.0.output.conv1d.weight"].dtype == torch.int8
+    assert torch.equal(state["encoder.layers.1.output.conv1d.weight"], exact)
+    loaded = sbk.SqueezeBertModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded.encoder.layers[1].output.conv1d.weight, exact)
+
+
+def test_restored_models_save_what_they_saved_before(tmp_path):
+    model = ours()
+    model.save_pretrained(tmp_path / "before")
+    only_int8(model).save_pretrained(tmp_path / "int8")
+    sbk.restore(model).save_pretrained(tmp_path / "after")
+    for folder in ("before", "after"):
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        assert "quantization_config" not in config
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("before", "after"))
+    assert {k: v.dtype for k, v in before.items()} == {k: v.dtype for k, v in after.items()}
+    loaded = sbk.SqueezeBertModel.from_pretrained(tmp_path / "after")
+    assert_same(run(loaded, batch()), run(model, batch()))
+
+
+def test_with_the_originals_kept_the_originals_are_saved(tmp_path):
+    model = ours()
+    before = copy.deepcopy(model.state_dict())
+    sbk.optimize(model, quantization="int8").save_pretrained(tmp_path)
+    assert all(torch.equal(value, before[key]) for key, value in load_file(tmp_path / "model.safetensors").items())
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_one_copy_of_other_dtypes_saves_floats(dtype, tmp_path):
+    model = sbk.optimize(ours(), dtype=dtype, free_original=True)
+    model.save_pretrained(tmp_path)
+    assert {value.dtype for value in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
+    loaded = sbk.optimize(sbk.SqueezeBertModel.from_pretrained(tmp_path), dtype=dtype)
+    assert same(loaded, model, batch())
+
+
+def test_replaced_weights_are_not_saved_as_int8(tmp_path):
+    model = only_int8(ours())
+    model.to(torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"replaced since optimize.*call squeezebert_kernels.restore\(model\)"):
+        model.save_pretrained(tmp_path)
+    sbk.restore(model).save_pretrained(tmp_path)
+    assert run(sbk.SqueezeBertModel.from_pretrained(tmp_path), batch()).isfinite().all()
+
+
+def test_transformers_dequantize(tmp_path):
+    only_int8(ours()).save_pretrained(tmp_path)
+    model = sbk.SqueezeBertModel.from_pretrained(tmp_path)
+    before = run(model, batch())
+    model.dequantize()
+    assert not weights(model)
+    assert not hasattr(model.config, "quantization_config")
+    assert_same(run(model, batch()), before, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modules": "all"}, "modules must be a list of names, got 'all'"),
+        ({"bits": 4}, "bits must be 8, got 4"),
+        ({"modules": ["encoder.layers.9.output.conv1d"]}, "does not have: .'encoder.layers.9.output.conv1d'"),
+        ({"modules": ["encoder.layers.0"]}, "does not have: .'encoder.layers.0'"),
+    ],
+)
+def test_bad_configurations(change, message, tmp_path):
+    only_int8(ours()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"].update(change)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        sbk.SqueezeBertModel.from_pretrained(tmp_path)
+
+
+def test_a_scale_that_is_missing(tmp_path):
+    from safetensors.torch import save_file
+
+    only_int8(ours()).save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["encoder.layers.1.output.conv1d.weight_scale"]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks encoder.layers.1.output.conv1d.weight_scale"):
+        sbk.SqueezeBertModel.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="no whole safetensors file"):
+        sbk.SqueezeBertModel.from_pretrained(tmp_path)
