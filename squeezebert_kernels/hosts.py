@@ -8,21 +8,22 @@ handed to the class they derive from, layer by layer.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
 from .layers import LayerFamily, fused_or_none, plan_of, remember_fallback
-from .padding import run_unpadded
+from .padding import run_unpadded, skips_padding
 from .parts import LayerParts, has_hooks, is_elementwise, why_altered, why_class_altered
 
 try:
     from transformers.utils.output_capturing import _active_collector
-except ImportError:  # transformers 4 passes output_attentions down instead
+except ImportError:  # transformers 4 passes output_attentions and output_hidden_states down instead
     _active_collector = None
 try:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -32,16 +33,20 @@ try:
 except (ImportError, AttributeError):  # in transformers 4 it is a matter of the class
     _ATTENTION_FUNCTIONS = None
     _STOCK_ATTENTION = ()
-_STOCK_BERT = modeling_bert.BertLayer  # enable() puts another class under its name
+# enable() puts other classes under their names.
+_STOCK_BERT = modeling_bert.BertLayer
+_STOCK_BERT_ENCODER = modeling_bert.BertEncoder
 
 _ENCODER_OPTIONS = tuple(inspect.signature(modeling_squeezebert.SqueezeBertEncoder.forward).parameters)[3:]
+_BERT_ENCODER_OPTIONS = tuple(inspect.signature(modeling_bert.BertEncoder.forward).parameters)[3:]
 _BERT_OPTIONS = tuple(inspect.signature(modeling_bert.BertLayer.forward).parameters)[3:]
 # transformers 4 passes head masks around and returns tuples from a BertLayer.
 _BERT_RETURNS_TUPLE = "head_mask" in _BERT_OPTIONS
 
 
 def _asks_for_head_mask(head_mask: Any) -> bool:
-    return head_mask is not None and any(mask is not None for mask in head_mask)
+    # A list, one for every layer, or a tensor.
+    return isinstance(head_mask, Tensor) or (head_mask is not None and any(mask is not None for mask in head_mask))
 
 
 def squeezebert_layer_reason(layer: Any) -> str | None:
@@ -90,12 +95,9 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
         return BaseModelOutput(last_hidden_state=hidden_states, hidden_states=wanted, attentions=None)
 
 
-def _collects_attentions() -> bool:
-    """Whether transformers 5 is recording attention probabilities through hooks during this call."""
-    if _active_collector is None:
-        return False
-    collected = _active_collector.get()
-    return collected is not None and "attentions" in collected
+def _collected() -> Collection[str]:
+    """The outputs that transformers 5 is recording through hooks during this call."""
+    return () if _active_collector is None else _active_collector.get() or ()
 
 
 def bert_layer_reason(layer: Any) -> str | None:
@@ -140,6 +142,27 @@ def _takes_boolean_masks(layer: Any) -> bool:
     return _ATTENTION_FUNCTIONS is None or layer.attention.self.config._attn_implementation != "eager"
 
 
+def _bert_call_reason(layer: Any, attention_mask: Any, options: dict[str, Any]) -> str | None:
+    """Why the arguments of a call keep a BertLayer from running fused; None if they do not."""
+    if options.get("output_attentions") or "attentions" in _collected():
+        return "attention probabilities were asked for"
+    passed = options.get("encoder_hidden_states") is not None or options.get("past_key_values") is not None
+    if passed or _asks_for_head_mask(options.get("head_mask")):
+        return "a head mask, encoder states or a key/value cache were passed"
+    if attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.dim() == 4):
+        return f"attention_mask is no 4-D tensor but {type(attention_mask).__name__}"
+    if attention_mask is not None and attention_mask.dtype == torch.bool and not _takes_boolean_masks(layer):
+        return "a boolean mask under eager attention, which adds it as it stands"
+    return None
+
+
+def _in_dtype_of(hidden_states: Tensor, attention_mask: Any) -> Any:
+    """The mask as the kernels take it: boolean, or in the dtype of the hidden states."""
+    if not isinstance(attention_mask, Tensor) or attention_mask.dtype == torch.bool:
+        return attention_mask
+    return attention_mask.to(hidden_states.dtype)
+
+
 BERT = LayerFamily(LayerParts.of_bert, bert_layer_reason, lambda layer: _attention_function(layer.attention.self))
 """Layers of transformers' BERT."""
 
@@ -152,37 +175,56 @@ class FusedBertLayer(modeling_bert.BertLayer):
         options = dict(zip(_BERT_OPTIONS, args), **kwargs)
         plan, in_call = plan_of(self, BERT), None
         if plan.reason is None:
-            if options.get("output_attentions") or _collects_attentions():
-                in_call = "attention probabilities were asked for"
-            elif any(
-                options.get(name) is not None for name in ("head_mask", "encoder_hidden_states", "past_key_values")
-            ):
-                in_call = "a head mask, encoder states or a key/value cache were passed"
-            elif attention_mask is not None and not (isinstance(attention_mask, Tensor) and attention_mask.dim() == 4):
-                in_call = f"attention_mask is no 4-D tensor but {type(attention_mask).__name__}"
-            elif attention_mask is not None and attention_mask.dtype == torch.bool and not _takes_boolean_masks(self):
-                in_call = "a boolean mask under eager attention, which adds it as it stands"
+            in_call = _bert_call_reason(self, attention_mask, options)
             remember_fallback(self, in_call)
         if plan.reason is not None or in_call is not None:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
-        if attention_mask is not None and attention_mask.dtype != torch.bool:
-            attention_mask = attention_mask.to(hidden_states.dtype)
-        fused = fused_or_none(self, plan, hidden_states, attention_mask)
+        fused = fused_or_none(self, plan, hidden_states, _in_dtype_of(hidden_states, attention_mask))
         if fused is None:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
         return (fused,) if _BERT_RETURNS_TUPLE else fused
 
 
+def _needs_stock_encoder(options: dict[str, Any]) -> bool:
+    """Whether a BertEncoder is asked for more than its last hidden states."""
+    asked = any(options.get(name) for name in ("output_hidden_states", "use_cache"))
+    # What is collected comes from hooks on the layers, which must be called on the whole batch for that.
+    return asked or bool(_collected()) or why_class_altered(_STOCK_BERT_ENCODER) is not None
+
+
+class FusedBertEncoder(modeling_bert.BertEncoder):
+    """transformers' BertEncoder, which can leave padding out. Its layers are fused one by one."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Arguments and results of BertEncoder.forward."""
+        states, options = None, dict(zip(_BERT_ENCODER_OPTIONS, args), **kwargs)
+        if skips_padding(self) and type(self) is FusedBertEncoder and not _needs_stock_encoder(options):
+            states = run_unpadded(
+                self, self.layer, BERT, hidden_states, _in_dtype_of(hidden_states, attention_mask),
+                lambda layer: _bert_call_reason(layer, attention_mask, options),
+            )  # fmt: skip
+        if states is None:
+            return super().forward(hidden_states, attention_mask, *args, **kwargs)
+        output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states[-1])
+        # In transformers 5 tuples are a matter of the model.
+        return output.to_tuple() if _BERT_RETURNS_TUPLE and not options.get("return_dict", True) else output
+
+
 STOCK_TO_FUSED: dict[type, type] = {
     modeling_squeezebert.SqueezeBertEncoder: FusedSqueezeBertEncoder,
+    modeling_bert.BertEncoder: FusedBertEncoder,
     modeling_bert.BertLayer: FusedBertLayer,
 }
 """Stock class -> the class that stands in for it; the keys are exact classes, not their subclasses."""
+
+WHOLE: tuple[type, ...] = (modeling_squeezebert.SqueezeBertEncoder, modeling_bert.BertLayer)
+"""What accounts for every module inside it. A BertEncoder does not: its layers stand for themselves."""
 
 FUSED_TO_STOCK = {fused: stock for stock, fused in STOCK_TO_FUSED.items()}
 
 HOMES = {
     modeling_squeezebert.SqueezeBertEncoder: modeling_squeezebert,
+    modeling_bert.BertEncoder: modeling_bert,
     modeling_bert.BertLayer: modeling_bert,
 }
 """The module in whose namespace transformers looks each stock class up when it builds a model."""

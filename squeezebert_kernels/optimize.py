@@ -40,7 +40,7 @@ def _replacement(module: Any) -> type | None:
 
 
 def _plan(model: nn.Module) -> list[tuple[nn.Module, type]]:
-    """(module, new class) for everything that optimize changes. Convolutions inside an encoder are the encoder's."""
+    """(module, new class) for everything that optimize changes. Convolutions inside a layer are the layer's."""
     from . import hosts
 
     plan: list[tuple[nn.Module, type]] = []
@@ -51,7 +51,7 @@ def _plan(model: nn.Module) -> list[tuple[nn.Module, type]]:
         new_class = _replacement(module)
         if new_class is not None:
             plan.append((module, new_class))
-        if isinstance(module, tuple(hosts.STOCK_TO_FUSED)):
+        if isinstance(module, hosts.WHOLE):
             inside.append(name + "." if name else "")
     return plan
 
@@ -79,8 +79,9 @@ def optimize(
         quantization: "int8": weights symmetric per output channel, activations per token on the fly, in the layers
             and convolutions that the kernels run, embeddings and heads excepted. None otherwise.
         strict: raise instead of falling back.
-        skip_padding: compute only the real tokens of a padded batch, in SqueezeBERT encoders on a CPU without
-            gradients; hidden states of padding are 0 then, where transformers has values that nobody uses.
+        skip_padding: compute only the real tokens of a padded batch, in encoders on a CPU without gradients; hidden
+            states of padding are 0 then, where transformers has values that nobody uses. A BERT encoder computes
+            everything, as usual, while hidden states of its layers or attention probabilities are asked for.
 
         free_original: keep one copy of the weights, the packed one, for inference in little memory. ``state_dict`` and
             parts that fall back unpack their weights each time; nothing can be trained or loaded into them until
@@ -99,6 +100,9 @@ def optimize(
             a model in training mode.
         RuntimeError: ``strict``, and some part would fall back; ``model`` is as it was.
     """
+    from . import hosts
+    from .modeling import SqueezeBertEncoder
+
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if dtype is not None and not isinstance(dtype, torch.dtype):
@@ -142,7 +146,7 @@ def optimize(
         for entry in found.entries:
             entry.module.__dict__["_sbk_compute"] = compute
         for module in model.modules():
-            if type(module).__name__ in ("FusedSqueezeBertEncoder", "SqueezeBertEncoder"):
+            if type(module) in (hosts.FusedSqueezeBertEncoder, hosts.FusedBertEncoder, SqueezeBertEncoder):
                 set_skip_padding(module, skip_padding)
         if free_original:
             leave_one_copy(model, found, embeddings=compute == "int8")

@@ -1,12 +1,18 @@
 """bfloat16, int8 and unpadded batches through the ops and optimize."""
 
+import copy
+import pickle
+
 import pytest
 import torch
+import transformers
 from test_ops import CASES, attention_case, groups_of, mask_of, randn, weights_of
 from test_optimize import all_fused, assert_same, batch, bert, run, squeezebert
+from transformers.models.bert import modeling_bert
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels import ops, reference
+from squeezebert_kernels.configuration import TRANSFORMERS_5
 
 # Relative error (Frobenius) of one op: operands rounded to 8 or 7 bits of mantissa, errors of k products average out.
 BOUNDS = {"bfloat16": 2**-8, "int8": 0.02}
@@ -136,6 +142,16 @@ def test_offsets_have_no_gradient():
         ops.attention_block(x, *args[1:], **options, offsets=torch.tensor([0, 18]))
 
 
+def ragged_batch():
+    """Inputs of a model, and where their tokens are real."""
+    inputs = batch((5, 40))
+    lengths = torch.tensor([40, 3, 17, 40, 1])
+    real = torch.arange(40) < lengths[:, None]
+    inputs["attention_mask"] = real.long()
+    inputs["attention_mask"][2, 5] = 0  # a hole stays in
+    return inputs, real
+
+
 @pytest.mark.parametrize("make", [squeezebert, "ours"])
 def test_skip_padding(make):
     model = squeezebert()
@@ -143,11 +159,7 @@ def test_skip_padding(make):
         ours = sbk.SqueezeBertModel(sbk.SqueezeBertConfig(**model.config.to_dict())).eval()
         ours.load_state_dict(model.state_dict())
         model = ours
-    inputs = batch((5, 40))
-    lengths = torch.tensor([40, 3, 17, 40, 1])
-    real = torch.arange(40) < lengths[:, None]
-    inputs["attention_mask"] = real.long()
-    inputs["attention_mask"][2, 5] = 0  # a hole stays in
+    inputs, real = ragged_batch()
     expected = run_states(model, inputs)
     sbk.optimize(model, skip_padding=True)
     actual = run_states(model, inputs)
@@ -169,3 +181,222 @@ def run_states(model, inputs):
     with torch.no_grad():
         out = model(**inputs, output_hidden_states=True)
     return [out.last_hidden_state, *out.hidden_states[1:], out.pooler_output]
+
+
+def outputs(model, inputs, **options):
+    with torch.no_grad():
+        return model(**inputs, **options)
+
+
+def assert_skipped(actual, expected, real):
+    assert_same(actual[real], expected[real])
+    assert (actual[~real] == 0).all()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_skip_padding_in_bert(attention):
+    model, (inputs, real) = bert(attn_implementation=attention), ragged_batch()
+    classes = [type(m) for m in model.modules()]
+    expected = outputs(model, inputs)
+    sbk.optimize(model, skip_padding=True, strict=True)
+    assert len(sbk.report(model).entries) == 2
+    actual = outputs(model, inputs)
+    assert type(actual) is type(expected)
+    assert actual.keys() == expected.keys()
+    assert_skipped(actual[0], expected[0], real)
+    assert_same(actual.pooler_output, expected.pooler_output)
+    assert all_fused(model)
+    as_tuple = outputs(model, inputs, return_dict=False)
+    assert [type(as_tuple), len(as_tuple)] == [tuple, 2]
+    assert torch.equal(as_tuple[0], actual[0])
+    # Sequences that begin with padding have nothing to leave out.
+    inputs["attention_mask"] = inputs["attention_mask"].flip(1)
+    assert_same(run(model, inputs)[real.flip(1)], run(bert(attn_implementation=attention), inputs)[real.flip(1)])
+    inputs["attention_mask"] = inputs["attention_mask"].flip(1)
+    handle = model.encoder.layer[1].register_forward_hook(lambda *_: None)
+    assert_same(run(model, inputs), expected[0])
+    handle.remove()
+    assert_skipped(run(model, inputs), expected[0], real)
+    assert_same(model(**inputs)[0].detach(), expected[0])  # with gradients
+    assert_same(run(torch.compile(model, fullgraph=True, backend="eager"), inputs), expected[0])
+    assert_same(run(sbk.optimize(model), inputs), expected[0])
+    sbk.restore(sbk.optimize(model, skip_padding=True))
+    assert [type(m) for m in model.modules()] == classes
+    assert not any(k.startswith("_sbk") for m in model.modules() for k in m.__dict__)
+
+
+@pytest.mark.parametrize("asked", [{"output_hidden_states": True}, {"output_attentions": True}])
+@pytest.mark.parametrize("how", ["call", "config"])
+def test_bert_keeps_padding_where_its_layers_are_asked(asked, how):
+    model, (inputs, real) = bert(attn_implementation="eager"), ragged_batch()
+    expected = outputs(model, inputs, **asked)
+    sbk.optimize(model, skip_padding=True)
+    assert_skipped(run(model, inputs), expected[0], real)
+    if how == "config":
+        for name, value in asked.items():
+            setattr(model.config, name, value)
+        asked = {}
+    actual = outputs(model, inputs, **asked)
+    assert actual.keys() == expected.keys()
+    for a, e in zip(actual.to_tuple(), expected.to_tuple()):
+        for x, y in zip(a, e) if isinstance(a, tuple) else [(a, e)]:
+            assert_same(x, y)
+
+
+@pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering"])
+def test_skip_padding_in_heads_of_bert(head):
+    """With the shape of MiniLM's layers."""
+    config = transformers.BertConfig(
+        vocab_size=99, hidden_size=384, num_hidden_layers=2, num_attention_heads=12, intermediate_size=1536
+    )
+    torch.manual_seed(0)
+    model, (inputs, real) = getattr(transformers, f"BertFor{head}")(config).eval(), ragged_batch()
+    expected = run(model, inputs)
+    sbk.optimize(model, skip_padding=True)
+    hidden = []
+    model.bert.encoder.register_forward_hook(lambda module, args, output: hidden.append(output[0]))
+    actual = run(model, inputs)
+    assert (hidden[0][~real] == 0).all()
+    per_token = actual.shape[:2] == real.shape
+    assert_same(actual[real] if per_token else actual, expected[real] if per_token else expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"return_dict": False}, {"use_cache": True}, {"output_hidden_states": True}])
+def test_a_bert_encoder_alone(options):
+    encoder, (inputs, real) = bert().encoder, ragged_batch()
+    hidden, mask = torch.randn(5, 40, 32), inputs["attention_mask"].bool()[:, None, None]
+    mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    expected = outputs(encoder, {"hidden_states": hidden, "attention_mask": mask}, **options)
+    sbk.optimize(encoder, skip_padding=True)
+    actual = outputs(encoder, {"hidden_states": hidden, "attention_mask": mask}, **options)
+    assert type(actual) is type(expected)
+    assert len(actual) == len(expected)
+    assert_same(actual[0][real], expected[0][real])
+    with torch.no_grad():
+        double = encoder(hidden, mask.double())
+    assert_skipped(double[0], expected[0], real)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_skip_padding_with_a_sequence_of_padding_only(dtype):
+    model, (inputs, _) = bert(), ragged_batch()
+    mask = inputs["attention_mask"].bool()
+    mask[1] = False
+    if dtype == torch.bool and not TRANSFORMERS_5:
+        pytest.skip("transformers 4 makes no boolean masks")
+    mask = mask[:, None, None].expand(5, 1, 40, 40)
+    if dtype != torch.bool:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(dtype).min)
+    hidden = torch.randn(5, 40, 32)
+    with torch.no_grad():
+        expected = model.encoder(hidden, mask)[0]
+        actual = sbk.optimize(model, skip_padding=True).encoder(hidden, mask)[0]
+    assert_same(actual[1], expected[1])
+    assert bool((actual[4, 1:] == 0).all()) == (dtype != torch.bool)
+
+
+@pytest.mark.parametrize("make", [squeezebert, bert])
+@pytest.mark.parametrize("shape", [(0, 40), (3, 0)])
+def test_skip_padding_of_nothing(make, shape):
+    encoder = sbk.optimize(make(), skip_padding=True).encoder
+    hidden = torch.zeros(*shape, 32)
+    inputs = {"hidden_states": hidden, "attention_mask": torch.zeros(shape[0], 1, 1, shape[1])}
+    assert outputs(encoder, inputs)[0].shape == hidden.shape
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_skip_padding_in_less_than_float32(kind):
+    model, (inputs, real) = sbk.optimize(bert(), **OPTIONS[kind]), ragged_batch()
+    expected = run(model, inputs)
+    assert_skipped(run(sbk.optimize(model, **OPTIONS[kind], skip_padding=True), inputs), expected, real)
+
+
+def test_copies_skip_padding_too():
+    model, (inputs, _) = sbk.optimize(bert(), skip_padding=True), ragged_batch()
+    expected = run(model, inputs)
+    for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(run(clone, inputs), expected)
+
+
+def test_skip_padding_in_models_built_under_enable():
+    inputs, real = ragged_batch()
+    config, expected = bert().config, run(bert(), inputs)
+    sbk.enable()
+    try:
+        model = transformers.AutoModel.from_config(config).eval()
+    finally:
+        sbk.disable()
+    model.load_state_dict(bert().state_dict())
+    assert_same(run(model, inputs), expected)
+    assert_skipped(run(sbk.optimize(model, skip_padding=True), inputs), expected, real)
+    assert type(sbk.restore(model).encoder) is modeling_bert.BertEncoder
+    assert type(bert().encoder) is modeling_bert.BertEncoder
+
+
+def doubled(forward):
+    def patched(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output["last_hidden_state"] = output["last_hidden_state"] * 2
+        return output
+
+    return patched
+
+
+def change_class(model, monkeypatch):
+    monkeypatch.setattr(modeling_bert.BertEncoder, "forward", doubled(modeling_bert.BertEncoder.forward))
+
+
+def change_instance(model, monkeypatch):
+    model.encoder.forward = doubled(model.encoder.forward)
+
+
+def change_to_subclass(model, monkeypatch):
+    class Mine(modeling_bert.BertEncoder):
+        forward = doubled(modeling_bert.BertEncoder.forward)
+
+    model.encoder.__class__ = Mine
+
+
+@pytest.mark.parametrize("change", [change_class, change_instance, change_to_subclass])
+def test_encoders_with_code_of_their_own_keep_it(change, monkeypatch):
+    model, (inputs, _) = bert(), ragged_batch()
+    change(model, monkeypatch)
+    expected = run(model, inputs)
+    assert_same(run(sbk.optimize(model, skip_padding=True, strict=True), inputs), expected)
+    assert len(sbk.report(model).fused) == 2
+
+
+def test_subclasses_of_the_fused_encoder_keep_their_code():
+    class Mine(type(sbk.optimize(bert()).encoder)):
+        forward = doubled(modeling_bert.BertEncoder.forward)
+
+    model, (inputs, _) = sbk.optimize(bert(), skip_padding=True), ragged_batch()
+    expected = run(sbk.restore(bert()), inputs) * 2
+    model.encoder.__class__ = Mine
+    assert_same(run(model, inputs), expected)
+
+
+def test_layers_of_other_kinds_run_as_usual():
+    model, (inputs, _) = bert(), ragged_batch()
+    model.encoder.layer[0].attention.self.query = torch.nn.Sequential(model.encoder.layer[0].attention.self.query)
+    expected = run(model, inputs)
+    assert_same(run(sbk.optimize(model, skip_padding=True), inputs), expected)
+    assert len(sbk.report(model).fallbacks) == 1
+    layer = sbk.optimize(bert().encoder.layer[1], skip_padding=True, strict=True)
+    assert len(sbk.report(layer).entries) == 1
+
+
+@pytest.mark.skipif(TRANSFORMERS_5, reason="transformers 5 has no head masks")
+def test_a_head_mask_keeps_padding():
+    model, (inputs, _) = bert(), ragged_batch()
+    inputs["head_mask"] = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    expected = run(model, inputs)
+    assert_same(run(sbk.optimize(model, skip_padding=True), inputs), expected)
+
+
+def test_a_decoder_keeps_padding():
+    model, (inputs, _) = bert(is_decoder=True), ragged_batch()
+    expected = outputs(model, inputs)
+    actual = outputs(sbk.optimize(model, skip_padding=True), inputs)
+    assert actual.keys() == expected.keys()
+    assert_same(actual[0], expected[0])
