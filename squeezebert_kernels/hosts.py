@@ -34,8 +34,9 @@ except (ImportError, AttributeError):  # in transformers 4 it is a matter of the
     _ATTENTION_FUNCTIONS = None
     _STOCK_ATTENTION = ()
 # enable() puts other classes under their names.
-_STOCK_BERT = modeling_bert.BertLayer
-_STOCK_BERT_ENCODER = modeling_bert.BertEncoder
+STOCK_BERT_LAYER = modeling_bert.BertLayer
+STOCK_BERT_ENCODER = modeling_bert.BertEncoder
+STOCK_SQUEEZEBERT_ENCODER = modeling_squeezebert.SqueezeBertEncoder
 
 _ENCODER_OPTIONS = tuple(inspect.signature(modeling_squeezebert.SqueezeBertEncoder.forward).parameters)[3:]
 _BERT_ENCODER_OPTIONS = tuple(inspect.signature(modeling_bert.BertEncoder.forward).parameters)[3:]
@@ -79,7 +80,10 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
             for layer in self.layers:
                 remember_fallback(layer, in_call)
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
-        skipped = run_unpadded(self, self.layers, SQUEEZEBERT, hidden_states, attention_mask)
+        wants_all = bool(options.get("output_hidden_states"))
+        skipped = run_unpadded(
+            self, self.layers, SQUEEZEBERT, hidden_states, attention_mask, every_layer=wants_all
+        )  # fmt: skip
         all_hidden_states = skipped or [hidden_states]
         for layer in () if skipped else self.layers:
             fused = fused_or_none(layer, plan_of(layer, SQUEEZEBERT), hidden_states, attention_mask)
@@ -89,7 +93,7 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
             hidden_states = fused
             all_hidden_states.append(hidden_states)
         hidden_states = all_hidden_states[-1]
-        wanted = tuple(all_hidden_states) if options.get("output_hidden_states") else None
+        wanted = tuple(all_hidden_states) if wants_all else None
         if not options.get("return_dict", True):
             return (hidden_states,) if wanted is None else (hidden_states, wanted)
         return BaseModelOutput(last_hidden_state=hidden_states, hidden_states=wanted, attentions=None)
@@ -102,14 +106,14 @@ def _collected() -> Collection[str]:
 
 def bert_layer_reason(layer: Any) -> str | None:
     """Why a BertLayer is not an encoder layer that the kernels know; None if it is."""
-    if type(layer) not in (_STOCK_BERT, FusedBertLayer):
+    if type(layer) not in (STOCK_BERT_LAYER, FusedBertLayer):
         return f"{type(layer).__name__} is a subclass that the kernels do not know"
     if layer.is_decoder or layer.add_cross_attention:
         return "a decoder layer"
     if layer.chunk_size_feed_forward:
         return f"chunk_size_feed_forward={layer.chunk_size_feed_forward}"
     # Hooks of the layer itself run whatever its forward does.
-    altered = why_class_altered(_STOCK_BERT) or (None if has_hooks(layer) else why_altered(layer))
+    altered = why_class_altered(STOCK_BERT_LAYER) or (None if has_hooks(layer) else why_altered(layer))
     if altered is not None:
         return altered
     return _attention_reason(layer.attention.self)
@@ -189,7 +193,7 @@ def _needs_stock_encoder(options: dict[str, Any]) -> bool:
     """Whether a BertEncoder is asked for more than its last hidden states."""
     asked = any(options.get(name) for name in ("output_hidden_states", "use_cache"))
     # What is collected comes from hooks on the layers, which must be called on the whole batch for that.
-    return asked or bool(_collected()) or why_class_altered(_STOCK_BERT_ENCODER) is not None
+    return asked or bool(_collected()) or why_class_altered(STOCK_BERT_ENCODER) is not None
 
 
 class FusedBertEncoder(modeling_bert.BertEncoder):
@@ -201,7 +205,7 @@ class FusedBertEncoder(modeling_bert.BertEncoder):
         if skips_padding(self) and type(self) is FusedBertEncoder and not _needs_stock_encoder(options):
             states = run_unpadded(
                 self, self.layer, BERT, hidden_states, _in_dtype_of(hidden_states, attention_mask),
-                lambda layer: _bert_call_reason(layer, attention_mask, options),
+                why_not=lambda layer: _bert_call_reason(layer, attention_mask, options),
             )  # fmt: skip
         if states is None:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
@@ -211,20 +215,20 @@ class FusedBertEncoder(modeling_bert.BertEncoder):
 
 
 STOCK_TO_FUSED: dict[type, type] = {
-    modeling_squeezebert.SqueezeBertEncoder: FusedSqueezeBertEncoder,
-    modeling_bert.BertEncoder: FusedBertEncoder,
-    modeling_bert.BertLayer: FusedBertLayer,
+    STOCK_SQUEEZEBERT_ENCODER: FusedSqueezeBertEncoder,
+    STOCK_BERT_ENCODER: FusedBertEncoder,
+    STOCK_BERT_LAYER: FusedBertLayer,
 }
 """Stock class -> the class that stands in for it; the keys are exact classes, not their subclasses."""
 
-WHOLE: tuple[type, ...] = (modeling_squeezebert.SqueezeBertEncoder, modeling_bert.BertLayer)
+WHOLE: tuple[type, ...] = (STOCK_SQUEEZEBERT_ENCODER, STOCK_BERT_LAYER)
 """What accounts for every module inside it. A BertEncoder does not: its layers stand for themselves."""
 
 FUSED_TO_STOCK = {fused: stock for stock, fused in STOCK_TO_FUSED.items()}
 
 HOMES = {
-    modeling_squeezebert.SqueezeBertEncoder: modeling_squeezebert,
-    modeling_bert.BertEncoder: modeling_bert,
-    modeling_bert.BertLayer: modeling_bert,
+    STOCK_SQUEEZEBERT_ENCODER: modeling_squeezebert,
+    STOCK_BERT_ENCODER: modeling_bert,
+    STOCK_BERT_LAYER: modeling_bert,
 }
 """The module in whose namespace transformers looks each stock class up when it builds a model."""

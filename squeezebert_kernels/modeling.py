@@ -237,7 +237,9 @@ class SqueezeBertEncoder(nn.Module):
         """Run the layers on [batch, length, channels] with an additive mask (see `SqueezeBertSelfAttention`)."""
         skipped = None
         if not output_attentions:
-            skipped = run_unpadded(self, self.layers, FAMILY, hidden_states, attention_mask)
+            skipped = run_unpadded(
+                self, self.layers, FAMILY, hidden_states, attention_mask, every_layer=output_hidden_states
+            )
         states: list[Tensor] = skipped or [hidden_states]
         hidden_states = states[-1]
         scores: list[Tensor] = []

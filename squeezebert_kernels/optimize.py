@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -195,7 +195,7 @@ def leave_one_copy(model: nn.Module, found: Report, *, embeddings: bool = False,
     mark_int8(model)
 
 
-def _can_be_int8(module: Any, shared: set[int]) -> bool:
+def _can_be_int8(module: nn.Module, shared: set[int]) -> TypeGuard[nn.Embedding]:
     return (
         type(module) is nn.Embedding
         and module.max_norm is None  # its lookups write to the weight

@@ -80,9 +80,12 @@ def run_unpadded(
     family: LayerFamily,
     hidden_states: Tensor,
     attention_mask: Tensor | None,
+    *,
+    every_layer: bool = False,
     why_not: Callable[[Any], str | None] = lambda layer: None,
 ) -> list[Tensor] | None:
-    """The padded hidden states in front of and behind every layer, or None where the encoder must run as usual.
+    """The padded hidden states in front of the layers, of ``every_layer`` or none, and behind the last; None where the
+    encoder must run as usual.
 
     That is: not asked for, gradients wanted, tracing, nothing to leave out, or a layer that does not run fused.
     ``why_not`` says why one that could does not in this call.
@@ -104,5 +107,6 @@ def run_unpadded(
     for layer, plan in zip(layers, plans):
         tokens = fused_layer(layer, plan, tokens, batch.mask, batch.offsets)
         remember_fallback(layer, None)
-        states.append(tokens)
-    return [hidden_states, *(batch.pad(t) for t in states[1:])]
+        if every_layer or layer is layers[-1]:
+            states.append(batch.pad(tokens))
+    return states

@@ -107,18 +107,16 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
     from . import hosts
     from .modeling import FAMILY, SqueezeBertModule
 
-    stock_squeezebert = hosts.modeling_squeezebert.SqueezeBertEncoder
-    stock_bert = hosts.modeling_bert.BertLayer
     inside: list[str] = []  # prefixes whose convolutions an encoder layer accounts for
     for name, module in model.named_modules():
         if any(name.startswith(prefix) for prefix in inside):
             continue
-        if isinstance(module, stock_squeezebert):
+        if isinstance(module, hosts.STOCK_SQUEEZEBERT_ENCODER):
             for i, layer in enumerate(module.layers):
                 layer_name = f"{name}.layers.{i}".lstrip(".")
                 inside.append(layer_name + ".")
                 yield _layer_entry(layer_name, "SqueezeBERT layer", layer, hosts.SQUEEZEBERT, _host_reason(module))
-        elif isinstance(module, stock_bert):
+        elif isinstance(module, hosts.STOCK_BERT_LAYER):
             inside.append(name + "." if name else "")
             yield _layer_entry(name, "BERT layer", module, hosts.BERT, _host_reason(module))
         elif isinstance(module, SqueezeBertModule):

@@ -479,3 +479,14 @@ def test_report_is_readable():
     for words in ("parts on the kernels", "encoder.layers.0", "ISA"):
         assert words in text
     assert "nothing in this model" in str(sbk.report(nn.Linear(2, 2)))
+
+
+def test_report_of_a_stock_model_built_before_enable():
+    model = bert()
+    before = str(sbk.report(model))
+    sbk.enable()
+    try:
+        assert str(sbk.report(model)) == before
+        assert "not optimized" in before
+    finally:
+        sbk.disable()
