@@ -182,7 +182,7 @@ class Race:
                     heat = self._run(
                         replace(setting, inputs=make_inputs(shape, vocab, text), threads=count),
                         shape,
-                        [c for c in contestants if padded or not c.for_padding],
+                        [c for c in contestants if c.scope != "memory" and (padded or not c.for_padding)],
                     )
                     self.heats.append(heat)
                     results.print_heat(self.console, heat, shape, origin)
@@ -213,7 +213,11 @@ class Race:
         self, setting: Setting, checkpoint: str | None, contestants: list[Contestant], threads: int
     ) -> None:
         good = {r.contestant for h in self.heats for r in h.results if r.model == setting.name and r.status == "ok"}
-        chosen = [c for c in contestants if c.key in good and c.scope == "model" and not (c.reference or c.for_padding)]
+        chosen = [
+            c
+            for c in contestants
+            if c.scope == "memory" or (c.key in good and c.scope == "model" and not (c.reference or c.for_padding))
+        ]
         with make_progress(self.console) as progress:
             task = progress.add_task(f"{MODELS[setting.name]}: memory", total=len(chosen))
             for contestant in chosen:

@@ -8,6 +8,8 @@ which reads what was packed, gets the shape alone.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,6 +31,7 @@ __all__ = [
     "int8_state_dict",
     "packed_of",
     "put",
+    "return_memory",
     "thaw",
 ]
 
@@ -285,6 +288,14 @@ def freeze_rows(embedding: nn.Embedding) -> None:
         values.append((rows.float() * inverse.where(usable, 0)[:, None]).round_().to(torch.int8))
         scales.append(scale.where(usable, 0))
     put(embedding, QuantizedRows(torch.cat(values), torch.cat(scales), weight.dtype))
+
+
+def return_memory() -> None:
+    """Gives freed memory back to the system: on its own glibc keeps what lies between blocks in use."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def thaw(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .frozen import freeze_rows, frozen_weights, thaw
+from .frozen import freeze_rows, frozen_weights, return_memory, thaw
 from .layers import forget_plan, freeze_layer
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .packing import PackedWeights
@@ -193,6 +193,7 @@ def leave_one_copy(model: nn.Module, found: Report, *, embeddings: bool = False,
             if _can_be_int8(embedding, shared):
                 freeze_rows(embedding)
     mark_int8(model)
+    return_memory()
 
 
 def _can_be_int8(module: nn.Module, shared: set[int]) -> TypeGuard[nn.Embedding]:

@@ -58,7 +58,8 @@ Build = Callable[[Setting], Callable[[], Any]]
 
 @dataclass(frozen=True)
 class Contestant:
-    """``key`` is what --only selects by; ``scope`` is "model" or "encoder"; ``needs`` are packages of the bench extra.
+    """``key`` is what --only selects by; ``scope`` is "model", "encoder" or "memory" (of which nothing but the memory
+    is measured); ``needs`` are packages of the bench extra.
 
     ``reference`` names another model whose stock output this one is checked against and whose work it does;
     ``for_padding`` is for one that differs from another only where there is padding.
@@ -135,6 +136,15 @@ def _call(model: Any, inputs: Inputs) -> Callable[[], Any]:
 
 def build_ours(dtype: str, **options: Any) -> Build:
     return lambda setting: _call(_ours(setting, dtype, **options), setting.inputs)
+
+
+def build_one_copy(dtype: str) -> Build:
+    """The stock model itself, optimized: nobody else can use it afterwards."""
+    from ..optimize import optimize
+
+    return lambda setting: _call(
+        optimize(setting.stock, **OPTIMIZE[dtype], free_original=True), setting.inputs
+    )  # fmt: skip
 
 
 def build_eager(dtype: str) -> Build:
@@ -332,7 +342,6 @@ CONTESTANTS = (
             f"ours, {d}, skip_padding",
             d,
             build_ours(d, skip_padding=True),
-            models=("squeezebert",),
             in_quick=True,
             for_padding=True,
         )
@@ -361,6 +370,10 @@ CONTESTANTS = (
         build_bert_base,
         models=("squeezebert",),
         reference="bert-base",
+    ),
+    *(
+        Contestant(f"ours-{d}-one-copy", f"ours, {d}, free_original", d, build_one_copy(d), scope="memory")
+        for d in OPTIMIZE
     ),
     *(
         Contestant(f"ours-{d}-encoder", f"ours, {d}: encoder only", d, build_encoder(_ours, d), scope="encoder")
