@@ -12,6 +12,7 @@ _ENDS_IN_LAYER_NORM = {
     "grouped_pointwise_conv_layer_norm": True,
     "attention_block": False,
     "post_attention_block": True,
+    "encoder_layer": True,
 }
 
 

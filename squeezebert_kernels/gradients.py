@@ -249,9 +249,14 @@ def _post_attention_gradient(grad, inputs, needs):
     )  # fmt: skip
 
 
+def _no_gradient(grad, inputs, needs):
+    raise NotImplementedError("encoder_layer has no gradient: attention_block and post_attention_block have one")
+
+
 def register(library: Any) -> None:
     """Registers the gradients of the ops that ``library`` (a torch.library.Library) defines."""
     _register(library, "grouped_pointwise_conv", _conv_gradient)
     _register(library, "grouped_pointwise_conv_layer_norm", _conv_layer_norm_gradient)
     _register(library, "attention_block", _attention_gradient)
     _register(library, "post_attention_block", _post_attention_gradient)
+    _register(library, "encoder_layer", _no_gradient)

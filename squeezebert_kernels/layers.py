@@ -103,6 +103,11 @@ class LayerPlan:
         self.groups = (_groups(post), _groups(inter), _groups(out))
         if self.activation is not None:
             self.post_convs = [_Convs(layer, "_sbk_post_attention", post, inter, out)]
+            self.behind_attention = (
+                *self.post, *self.post_norm, *self.intermediate, *self.output, *self.output_norm,
+            )  # fmt: skip
+            # In the order of encoder_layer's schema.
+            self.layer_options = (*self.attention_options.values(), *self.groups, self.activation, *self.eps)
         else:
             names = ("_sbk_post", "_sbk_intermediate", "_sbk_output")
             self.post_convs = [_Convs(layer, name, conv) for name, conv in zip(names, (post, inter, out))]
@@ -115,7 +120,7 @@ def fused_layer(
     attention_mask: Tensor | None,
     offsets: Tensor | None = None,
 ) -> Tensor:
-    """One encoder layer by the fused kernels.
+    """One encoder layer by the fused kernels: by one op where it can be, by two or more otherwise, to the same bits.
 
     Args:
         layer: keeps the packed weights.
@@ -123,21 +128,30 @@ def fused_layer(
         hidden_states: token-major, [B, S, C]; [T, C] with ``offsets``, as :func:`ops.attention_block` has it.
         attention_mask: additive or boolean, broadcastable to [B, H, S, S], or None.
     """
+    attention_packed = plan.attention_convs.packed(layer)
+    packed = [convs.packed(layer) for convs in plan.post_convs]
+    is_packed = attention_packed is not None and packed[0] is not None
+    if is_packed and _is_one_op(plan, hidden_states, attention_mask, offsets):
+        y = ops.try_encoder_layer(
+            hidden_states, *plan.attention, attention_mask, *plan.behind_attention, attention_packed, packed[0],
+            *plan.layer_options, offsets,
+        )  # fmt: skip
+        if y is not None:
+            return y
     context = ops.attention_block(
         hidden_states, *plan.attention, attention_mask,
-        **plan.attention_options, packed=plan.attention_convs.packed(layer), offsets=offsets,
+        **plan.attention_options, packed=attention_packed, offsets=offsets,
     )  # fmt: skip
     post_groups, intermediate_groups, output_groups = plan.groups
     post_eps, output_eps = plan.eps
     if plan.activation is not None:
         return ops.post_attention_block(
-            context, hidden_states, *plan.post, *plan.post_norm, *plan.intermediate, *plan.output, *plan.output_norm,
+            context, hidden_states, *plan.behind_attention,
             post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
-            activation=plan.activation, post_eps=post_eps, output_eps=output_eps,
-            packed=plan.post_convs[0].packed(layer),
+            activation=plan.activation, post_eps=post_eps, output_eps=output_eps, packed=packed[0],
         )  # fmt: skip
     assert plan.parts is not None
-    post, intermediate, output = (convs.packed(layer) for convs in plan.post_convs)
+    post, intermediate, output = packed
     h = ops.grouped_pointwise_conv_layer_norm(
         context, *plan.post, hidden_states, *plan.post_norm, groups=post_groups, eps=post_eps, packed=post
     )
@@ -146,6 +160,26 @@ def fused_layer(
         plan.parts.activation(hidden), *plan.output, h, *plan.output_norm,
         groups=output_groups, eps=output_eps, packed=output,
     )  # fmt: skip
+
+
+def _is_one_op(plan: LayerPlan, x: Tensor, mask: Tensor | None, offsets: Tensor | None) -> bool:
+    """Whether ``ops.encoder_layer`` is what the two ops would be: inference in plain float32, an additive mask.
+
+    What the kernel refuses, such as a shape, need not be looked at here.
+    """
+    if plan.activation is None:
+        return False
+    tensors = (x, mask, *plan.attention, *plan.behind_attention, offsets)
+    return (
+        type(x) is Tensor
+        and x.dtype == torch.float32
+        and (mask is None or (type(mask) is Tensor and mask.dtype == torch.float32))
+        and not ops.is_tracing()
+        and not ops.under_transform()
+        and not torch.is_autocast_enabled("cpu")
+        and all(t is None or t.is_cpu for t in tensors)  # a meta tensor would send the op to its shape function
+        and not ops.wants_gradients(tensors)
+    )
 
 
 def freeze_layer(layer: nn.Module, family: LayerFamily) -> None:

@@ -1,4 +1,4 @@
-"""The ops: schemas, shape functions, gradients and the checked public functions.
+"""The ops: registration and the checked public functions.
 
 ``torch.ops.squeezebert_kernels.*`` are the ops as registered; the functions of this module are their public face: the
 same arguments, options keyword-only, arguments checked with messages that name them, any floating dtype.
@@ -9,6 +9,9 @@ float64, and devices without kernels, go to :mod:`squeezebert_kernels.reference`
 Activations are token-major, [batch, sequence, channels]; weights are [C_out, C_in/groups] with any trailing 1s of a
 Conv1d/Conv2d weight. ``packed`` is an optional result of :func:`pack` for the same weights: it saves packing them in
 every call and changes no result.
+
+Schemas and shape functions are in :mod:`squeezebert_kernels.schemas`, gradients in
+:mod:`squeezebert_kernels.gradients`.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import _native, autocast, gradients, reference, validation
+from . import _native, autocast, gradients, reference, schemas, validation
 
 __all__ = [
     "attention_block",
+    "encoder_layer",
     "grouped_pointwise_conv",
     "grouped_pointwise_conv_layer_norm",
     "pack",
@@ -33,46 +37,11 @@ __all__ = [
     "unpack",
 ]
 
-_NAMESPACE = "squeezebert_kernels"
-_library = torch.library.Library(_NAMESPACE, "DEF")
+_library = torch.library.Library("squeezebert_kernels", "DEF")
 PACKED_FROM = (torch.float32, torch.float16, torch.bfloat16)
 """Weight dtypes that :func:`pack` takes."""
-_KERNEL_REFUSAL = re.compile(r"register\.cpp:\d+, (.*)")
-_NEEDS_FIXED_STRIDES = (torch.Tag.pt2_compliant_tag,)
-
-_library.define(
-    "grouped_pointwise_conv(Tensor x, Tensor weight, Tensor? bias=None, int groups=1, str activation='none', "
-    "Tensor? packed=None) -> Tensor",
-    tags=_NEEDS_FIXED_STRIDES,
-)
-_library.define(
-    "grouped_pointwise_conv_layer_norm(Tensor x, Tensor weight, Tensor? bias, Tensor residual, Tensor norm_weight, "
-    "Tensor norm_bias, int groups=1, float eps=1e-12, Tensor? packed=None) -> Tensor",
-    tags=_NEEDS_FIXED_STRIDES,
-)
-_library.define(
-    "attention_block(Tensor x, Tensor q_weight, Tensor? q_bias, Tensor k_weight, Tensor? k_bias, Tensor v_weight, "
-    "Tensor? v_bias, Tensor? attention_mask, int num_heads, int q_groups=1, int k_groups=1, int v_groups=1, "
-    "Tensor? packed=None, Tensor? offsets=None) -> Tensor",
-    tags=_NEEDS_FIXED_STRIDES,
-)
-_library.define(
-    "post_attention_block(Tensor context, Tensor residual, Tensor post_weight, Tensor? post_bias, "
-    "Tensor post_norm_weight, Tensor post_norm_bias, Tensor intermediate_weight, Tensor? intermediate_bias, "
-    "Tensor output_weight, Tensor? output_bias, Tensor output_norm_weight, Tensor output_norm_bias, "
-    "int post_groups=1, int intermediate_groups=1, int output_groups=1, str activation='gelu', "
-    "float post_eps=1e-12, float output_eps=1e-12, Tensor? packed=None) -> Tensor",
-    tags=_NEEDS_FIXED_STRIDES,
-)
-_library.define("pack(Tensor[] weights, int[] groups, int num_heads=0, str dtype='float32') -> Tensor")
-_library.define("packed_bytes(int[] n, int[] k, int[] groups, int num_heads=0, str dtype='float32') -> int")
-_library.define(
-    "unpack(Tensor packed, int[] n, int[] k, int[] groups, int num_heads, str dtype, int section) -> (Tensor, Tensor)"
-)
-_library.define("packed_is_current(Tensor[] weights, Tensor packed) -> bool")
-_library.define("isa() -> str")
-_library.define("available_isas() -> str")
-_library.define("build_info() -> str")
+_KERNEL_REFUSAL = re.compile(r"(?:register\.cpp|arguments\.h):\d+, (.*)")
+schemas.register(_library)
 _native.load()
 
 _ops = torch.ops.squeezebert_kernels
@@ -148,10 +117,21 @@ def under_transform() -> bool:
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_tracing() -> bool:
+    """Whether somebody sees the ops instead of running them, or may: a compiler, a tracer, a dispatch mode (fake
+    tensors, make_fx)."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def wants_gradients(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether autograd would record an op on ``tensors``."""
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
+
+
 def _to_float32(tensors: Sequence[Tensor | None], weights: Sequence[int]) -> list[Tensor | None]:
     """``tensors`` in float32. Conv weights (at these indices) are packed from half precision as they are, unless
     autograd needs them in the dtype of the rest."""
-    keep = () if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors) else weights
+    keep = () if wants_gradients(tensors) else weights
     return [t if t is None or i in keep else t.float() for i, t in enumerate(tensors)]
 
 
@@ -321,19 +301,15 @@ def attention_block(
     if isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.bool:
         visible = _boolean_mask(attention_mask, x, offsets)
         attention_mask = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~visible, torch.finfo(x.dtype).min)
-    if offsets is None and isinstance(attention_mask, Tensor):
-        validation.check_tensor("attention_mask", attention_mask)
-        if attention_mask.shape[-1:] == (1,) and isinstance(x, Tensor) and x.dim() == 3:  # for every key
-            attention_mask = attention_mask.expand(*attention_mask.shape[:-1], x.shape[1])
+    attention_mask = _for_every_key(attention_mask, x, offsets)
     tensors = (x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask)
 
     def check() -> None:
-        names = ("x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask")
-        validation.check_dtypes(dict(zip(names, tensors)), "x")
+        validation.check_dtypes(dict(zip(_ATTENTION_NAMES, tensors)), "x")
         validation.check_attention(*tensors, num_heads, q_groups, k_groups, v_groups, offsets)
         validation.check_packed(packed, q_weight.device)
 
-    if offsets is not None and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    if offsets is not None and wants_gradients(tensors):
         raise ValueError("offsets has no gradient: call it under torch.no_grad() or pass the padded batch")
     options = {
         "num_heads": num_heads, "q_groups": q_groups, "k_groups": k_groups, "v_groups": v_groups,
@@ -341,6 +317,15 @@ def attention_block(
     }  # fmt: skip
     context = _run(_ops.attention_block.default, reference.attention_block, tensors, (1, 3, 5), options, check)
     return context if visible is None else _zero_blind_queries(context, visible, num_heads)
+
+
+def _for_every_key(mask: Tensor | None, x: Tensor, offsets: Tensor | None) -> Tensor | None:
+    """``mask`` with a column for every key, if it has one for all of them."""
+    if offsets is None and isinstance(mask, Tensor):
+        validation.check_tensor("attention_mask", mask)
+        if mask.shape[-1:] == (1,) and isinstance(x, Tensor) and x.dim() == 3:
+            return mask.expand(*mask.shape[:-1], x.shape[1])
+    return mask
 
 
 def _boolean_mask(mask: Tensor, x: Tensor, offsets: Tensor | None) -> Tensor:
@@ -425,67 +410,100 @@ def post_attention_block(
     return _run(op, reference.post_attention_block, tensors, (2, 6, 8), options, check)
 
 
+def encoder_layer(
+    x: Tensor,
+    q_weight: Tensor,
+    q_bias: Tensor | None,
+    k_weight: Tensor,
+    k_bias: Tensor | None,
+    v_weight: Tensor,
+    v_bias: Tensor | None,
+    attention_mask: Tensor | None,
+    post_weight: Tensor,
+    post_bias: Tensor | None,
+    post_norm_weight: Tensor,
+    post_norm_bias: Tensor,
+    intermediate_weight: Tensor,
+    intermediate_bias: Tensor | None,
+    output_weight: Tensor,
+    output_bias: Tensor | None,
+    output_norm_weight: Tensor,
+    output_norm_bias: Tensor,
+    *,
+    num_heads: int,
+    q_groups: int = 1,
+    k_groups: int = 1,
+    v_groups: int = 1,
+    post_groups: int = 1,
+    intermediate_groups: int = 1,
+    output_groups: int = 1,
+    activation: str | None = "gelu",
+    post_eps: float = 1e-12,
+    output_eps: float = 1e-12,
+    attention_packed: Tensor,
+    post_packed: Tensor,
+    offsets: Tensor | None = None,
+) -> Tensor:
+    """A whole layer for inference: ``post_attention_block(attention_block(x), x)`` in one call, in float32 bit for bit.
+
+    Args:
+        x, q_weight ... v_bias, num_heads, q_groups ... v_groups, offsets: as in :func:`attention_block`.
+        attention_mask: additive, or None.
+        post_*, intermediate_*, output_*, activation: as in :func:`post_attention_block`.
+        attention_packed, post_packed: ``packed`` of the two ops. Needed, so that nothing is packed in every call.
+
+    Returns:
+        [B, S, C] or [T, C], contiguous. No gradients: the two ops have them.
+    """
+    attention_mask = _for_every_key(attention_mask, x, offsets)
+    tensors = (
+        x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask,
+        post_weight, post_bias, post_norm_weight, post_norm_bias, intermediate_weight, intermediate_bias,
+        output_weight, output_bias, output_norm_weight, output_norm_bias,
+    )  # fmt: skip
+    if wants_gradients(tensors):
+        raise ValueError(
+            "encoder_layer has no gradient: call it under torch.no_grad(), or attention_block and post_attention_block"
+        )
+    sizes = {
+        "num_heads": num_heads, "q_groups": q_groups, "k_groups": k_groups, "v_groups": v_groups,
+        "post_groups": post_groups, "intermediate_groups": intermediate_groups, "output_groups": output_groups,
+        "offsets": offsets,
+    }  # fmt: skip
+
+    def check() -> None:
+        names = (*_ATTENTION_NAMES, *_POST_ATTENTION_NAMES[2:])
+        validation.check_dtypes(dict(zip(names, tensors)), "x")
+        validation.check_encoder_layer(*tensors, **sizes)
+        validation.check_eps("post_eps", post_eps)
+        validation.check_eps("output_eps", output_eps)
+        for name, packed in (("attention_packed", attention_packed), ("post_packed", post_packed)):
+            validation.check_tensor(name, packed)
+            validation.check_packed(packed, x.device, name)
+
+    options = {
+        **sizes, "activation": validation.activation_name(activation), "post_eps": post_eps, "output_eps": output_eps,
+        "attention_packed": attention_packed, "post_packed": post_packed,
+    }  # fmt: skip
+    op = _ops.encoder_layer.default
+    return _run(op, reference.encoder_layer, tensors, (1, 3, 5, 8, 12, 14), options, check)
+
+
+def try_encoder_layer(*arguments: Any) -> Tensor | None:
+    """The op with ``arguments`` in the order of its schema, without autograd, or None where it refuses them."""
+    try:
+        with torch._C._AutoDispatchBelowAutograd():
+            return _ops.encoder_layer.default(*arguments)
+    except (RuntimeError, TypeError):
+        return None
+
+
+_ATTENTION_NAMES = ("x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask")
 _POST_ATTENTION_NAMES = (
     "context", "residual", "post_weight", "post_bias", "post_norm_weight", "post_norm_bias",
     "intermediate_weight", "intermediate_bias", "output_weight", "output_bias",
     "output_norm_weight", "output_norm_bias",
 )  # fmt: skip
-
-
-# --- shape functions ------------------------------------------------------------------------------------------------
-
-
-@torch.library.register_fake(f"{_NAMESPACE}::grouped_pointwise_conv", lib=_library)
-def _(x, weight, bias=None, groups=1, activation="none", packed=None):
-    validation.activation_name(activation)
-    validation.check_conv(x, weight, bias, groups)
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
-@torch.library.register_fake(f"{_NAMESPACE}::grouped_pointwise_conv_layer_norm", lib=_library)
-def _(x, weight, bias, residual, norm_weight, norm_bias, groups=1, eps=1e-12, packed=None):
-    validation.check_conv(x, weight, bias, groups)
-    validation.check_norm(x, residual, weight, {"norm_weight": norm_weight, "norm_bias": norm_bias})
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
-@torch.library.register_fake(f"{_NAMESPACE}::attention_block", lib=_library)
-def _(
-    x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask, num_heads,
-    q_groups=1, k_groups=1, v_groups=1, packed=None, offsets=None,
-):  # fmt: skip
-    validation.check_attention(
-        x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask, num_heads, q_groups, k_groups,
-        v_groups, offsets,
-    )  # fmt: skip
-    return x.new_empty((*x.shape[:-1], v_weight.shape[0]))
-
-
-@torch.library.register_fake(f"{_NAMESPACE}::post_attention_block", lib=_library)
-def _(
-    context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
-    post_groups=1, intermediate_groups=1, output_groups=1, activation="gelu", post_eps=1e-12, output_eps=1e-12,
-    packed=None,
-):  # fmt: skip
-    validation.activation_name(activation)
-    validation.check_post_attention(
-        context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
-        post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
-    )  # fmt: skip
-    return residual.new_empty(residual.shape)
-
-
-@torch.library.register_fake(f"{_NAMESPACE}::pack", lib=_library)
-def _(weights, groups, num_heads=0, dtype="float32"):
-    n, k = [int(w.shape[0]) for w in weights], [int(w.shape[1]) for w in weights]
-    return weights[0].new_empty((_ops.packed_bytes(n, k, groups, num_heads, dtype),), dtype=torch.uint8)
-
-
-@torch.library.register_fake(f"{_NAMESPACE}::unpack", lib=_library)
-def _(packed, n, k, groups, num_heads, dtype, section):
-    int8 = dtype == "int8"
-    values = packed.new_empty((n[section], k[section]), dtype=torch.int8 if int8 else torch.float32)
-    return values, packed.new_empty((n[section] if int8 else 0,), dtype=torch.float32)
 
 
 gradients.register(_library)

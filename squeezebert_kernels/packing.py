@@ -65,8 +65,7 @@ class PackedWeights:
 
         While tracing, packing becomes part of the graph: slower, but never stale.
         """
-        # A dispatch mode (fake tensors, make_fx) sees the ops instead of running them, or may.
-        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+        tracing = ops.is_tracing()
         if self._state is not None and not tracing:
             known_dtype, stamps, packed = self._state
             same = known_dtype == dtype and all(stamp.fits(w) for stamp, w in zip(stamps, weights))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ __all__ = [
     "apply_activation",
     "attention_block",
     "attention_context",
+    "encoder_layer",
     "grouped_pointwise_conv",
     "grouped_pointwise_conv_layer_norm",
     "post_attention_block",
@@ -166,3 +168,43 @@ def post_attention_block(
         groups=output_groups,
         eps=output_eps,
     )
+
+
+def encoder_layer(
+    x: Tensor,
+    q_weight: Tensor,
+    q_bias: Tensor | None,
+    k_weight: Tensor,
+    k_bias: Tensor | None,
+    v_weight: Tensor,
+    v_bias: Tensor | None,
+    attention_mask: Tensor | None,
+    post_weight: Tensor,
+    post_bias: Tensor | None,
+    post_norm_weight: Tensor,
+    post_norm_bias: Tensor,
+    intermediate_weight: Tensor,
+    intermediate_bias: Tensor | None,
+    output_weight: Tensor,
+    output_bias: Tensor | None,
+    output_norm_weight: Tensor,
+    output_norm_bias: Tensor,
+    *,
+    num_heads: int,
+    q_groups: int = 1,
+    k_groups: int = 1,
+    v_groups: int = 1,
+    offsets: Tensor | None = None,
+    attention_packed: Tensor | None = None,
+    post_packed: Tensor | None = None,
+    **post_options: Any,
+) -> Tensor:
+    """A whole layer: ``post_attention_block(attention_block(x), x)``, with their tensors and options."""
+    context = attention_block(
+        x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask,
+        num_heads=num_heads, q_groups=q_groups, k_groups=k_groups, v_groups=v_groups, offsets=offsets,
+    )  # fmt: skip
+    return post_attention_block(
+        context, x, post_weight, post_bias, post_norm_weight, post_norm_bias, intermediate_weight, intermediate_bias,
+        output_weight, output_bias, output_norm_weight, output_norm_bias, **post_options,
+    )  # fmt: skip

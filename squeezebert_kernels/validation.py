@@ -143,15 +143,15 @@ def check_offsets(offsets: Tensor | None, tokens: int, device: torch.device) -> 
     return max((b - a for a, b in pairwise(values)), default=0)
 
 
-def check_packed(packed: Tensor | None, device: torch.device) -> None:
+def check_packed(packed: Tensor | None, device: torch.device, name: str = "packed") -> None:
     """``packed`` looks like a result of ``ops.pack``: 1-D, uint8, on ``device``. The kernel checks its content."""
     if packed is None:
         return
-    check_tensor("packed", packed)
+    check_tensor(name, packed)
     if packed.dtype != torch.uint8 or packed.dim() != 1:
-        raise ValueError(f"packed must be a 1-D uint8 tensor from ops.pack, got {packed.dtype} {_shape(packed)}")
+        raise ValueError(f"{name} must be a 1-D uint8 tensor from ops.pack, got {packed.dtype} {_shape(packed)}")
     if packed.device != device:
-        raise ValueError(f"packed is on {packed.device}, but the weights are on {device}")
+        raise ValueError(f"{name} is on {packed.device}, but the weights are on {device}")
 
 
 def check_pack(weights: Sequence[Tensor], groups: Sequence[int], num_heads: int, dtypes: Sequence[torch.dtype]) -> None:
@@ -218,15 +218,33 @@ def check_attention(
 
 def check_post_attention(
     context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
-    *, post_groups, intermediate_groups, output_groups,
+    *, post_groups, intermediate_groups, output_groups, residual_name="residual",
 ) -> None:  # fmt: skip
     """Shapes of the arguments of ``ops.post_attention_block``."""
     check_conv(context, post_w, post_b, post_groups, x_name="context", prefix="post_")
     check_norm(context, residual, post_w, {"post_norm_weight": post_nw, "post_norm_bias": post_nb})
-    check_conv(residual, inter_w, inter_b, intermediate_groups, x_name="residual", prefix="intermediate_")
-    if out_w.dim() > 0 and out_w.shape[0] != residual.shape[-1]:
-        raise ValueError(f"output_weight has {out_w.shape[0]} output channels, but residual has {residual.shape[-1]}")
+    check_conv(residual, inter_w, inter_b, intermediate_groups, x_name=residual_name, prefix="intermediate_")
+    channels = residual.shape[-1]
+    if out_w.dim() > 0 and out_w.shape[0] != channels:
+        raise ValueError(f"output_weight has {out_w.shape[0]} output channels, but {residual_name} has {channels}")
     hidden = residual.new_empty((0, inter_w.shape[0]))
     check_conv(hidden, out_w, out_b, output_groups, x_name="the output of the intermediate conv", prefix="output_")
     for name, t in (("output_norm_weight", out_nw), ("output_norm_bias", out_nb)):
         check_shape(name, t, [out_w.shape[0]])
+
+
+def check_encoder_layer(
+    x, q_w, q_b, k_w, k_b, v_w, v_b, mask,
+    post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
+    *, num_heads, q_groups, k_groups, v_groups, post_groups, intermediate_groups, output_groups, offsets,
+) -> None:  # fmt: skip
+    """Shapes of the arguments of ``ops.encoder_layer``."""
+    check_attention(x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups, offsets)
+    if post_w.dim() > 0 and post_w.shape[0] != x.shape[-1]:
+        raise ValueError(f"post_weight has {post_w.shape[0]} output channels, but x has {x.shape[-1]}")
+    context = x.new_empty(()).expand(*x.shape[:-1], v_w.shape[0])
+    check_post_attention(
+        context, x, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
+        post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
+        residual_name="x",
+    )  # fmt: skip

@@ -304,4 +304,15 @@ void post_attention_block(const KernelTable& table, const Parallel& parallel, co
   });
 }
 
+void encoder_layer(const KernelTable& table, const Parallel& parallel, const AttentionBlock& attention,
+                   const PostAttentionBlock& post_attention, Input x, const Sequences& sequences,
+                   const AttentionMask& mask, Output y) {
+  const int64_t rows = sequences.rows(), channels = attention.query.out_channels();
+  Workspace& workspace = Workspace::of_layer();
+  workspace.reserve(rows * channels, 1);
+  const Output context{workspace.take(rows * channels), channels};
+  attention_block(table, parallel, attention, x, sequences, mask, context);
+  post_attention_block(table, parallel, post_attention, {context.data, channels}, x, rows, y);
+}
+
 }  // namespace sbk

@@ -83,4 +83,9 @@ struct PostAttentionBlock {
 void post_attention_block(const KernelTable& table, const Parallel& parallel, const PostAttentionBlock& block,
                           Input context, Input residual, int64_t rows, Output y);
 
+// A whole layer: post_attention_block of the attention_block of x, with x as the residual. y may be x.
+void encoder_layer(const KernelTable& table, const Parallel& parallel, const AttentionBlock& attention,
+                   const PostAttentionBlock& post_attention, Input x, const Sequences& sequences,
+                   const AttentionMask& mask, Output y);
+
 }  // namespace sbk

@@ -45,6 +45,12 @@ class Workspace {
     return workspace;
   }
 
+  // The calling thread's workspace for what one op of a layer leaves to the next.
+  static Workspace& of_layer() {
+    static thread_local Workspace workspace;
+    return workspace;
+  }
+
  private:
   struct Free {
     void operator()(std::byte* p) const { ::operator delete(p, std::align_val_t{kCacheLine}); }

@@ -1,4 +1,5 @@
-// Weights, calls and the oracle of the four ops of core/ops.h, for ops_test.cpp and ops_threads_test.cpp.
+// Weights, calls and the oracle of the ops of core/ops.h, for ops_test.cpp, ops_threads_test.cpp and
+// encoder_layer_test.cpp.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -35,7 +36,8 @@ struct RandomConv {
 
   // `heads` as for block_columns(): 0 but in attention.
   RandomConv(const sbk::KernelTable& table, Random& random, int64_t in, int64_t out, int64_t group_count, int64_t heads,
-             sbk::WeightType type = sbk::WeightType::float32, bool with_bias = true)
+             sbk::WeightType type = sbk::WeightType::float32, bool with_bias = true,
+             sbk::Compute compute = sbk::Compute::float32)
       : n(out), k(in / group_count), groups(group_count), w(n * k) {
     std::vector<uint16_t> halves(w.size());
     for (size_t i = 0; i < w.size(); i++) {
@@ -46,8 +48,8 @@ struct RandomConv {
     }
     const void* data = type == sbk::WeightType::float32 ? static_cast<const void*>(w.data()) : halves.data();
     const sbk::Weight weight{data, type, n, k, groups};
-    packed = std::make_unique<Buffer>(sbk::packed_bytes(table, weight, heads) / 4, Flush::end, 64);
-    sbk::pack(table, weight, heads, packed->data(), sbk::serial());
+    packed = std::make_unique<Buffer>(sbk::packed_bytes(table, weight, heads, compute) / 4, Flush::end, 64);
+    sbk::pack(table, weight, heads, packed->data(), sbk::serial(), compute);
     packed->freeze();
     if (!with_bias) return;
     bias = std::make_unique<Matrix>(1, n, n, Flush::end);
@@ -139,11 +141,11 @@ struct RandomAttention {
   RandomConv q, k, v;
 
   RandomAttention(const sbk::KernelTable& table, Random& random, const AttentionShape& s,
-                  sbk::WeightType type = sbk::WeightType::float32)
+                  sbk::WeightType type = sbk::WeightType::float32, sbk::Compute compute = sbk::Compute::float32)
       : shape(s),
-        q(table, random, s.in, s.channels, s.q_groups, s.heads, type),
-        k(table, random, s.in, s.channels, s.k_groups, s.heads, type, s.length % 2 == 0),
-        v(table, random, s.in, s.channels, s.v_groups, s.heads, type) {}
+        q(table, random, s.in, s.channels, s.q_groups, s.heads, type, true, compute),
+        k(table, random, s.in, s.channels, s.k_groups, s.heads, type, s.length % 2 == 0, compute),
+        v(table, random, s.in, s.channels, s.v_groups, s.heads, type, true, compute) {}
 
   sbk::AttentionBlock block() const { return {q.conv(), k.conv(), v.conv(), shape.heads}; }
 
@@ -180,11 +182,11 @@ struct RandomPostAttention {
   RandomNorm post_norm, output_norm;
 
   RandomPostAttention(const sbk::KernelTable& table, Random& random, const PostAttentionShape& s,
-                      sbk::WeightType type = sbk::WeightType::float32)
+                      sbk::WeightType type = sbk::WeightType::float32, sbk::Compute compute = sbk::Compute::float32)
       : shape(s),
-        post(table, random, s.in, s.channels, s.post_groups, 0, type),
-        up(table, random, s.channels, s.hidden, s.up_groups, 0, type, s.rows % 2 == 0),
-        down(table, random, s.hidden, s.channels, s.down_groups, 0, type),
+        post(table, random, s.in, s.channels, s.post_groups, 0, type, true, compute),
+        up(table, random, s.channels, s.hidden, s.up_groups, 0, type, s.rows % 2 == 0, compute),
+        down(table, random, s.hidden, s.channels, s.down_groups, 0, type, true, compute),
         post_norm(random, s.channels),
         output_norm(random, s.channels) {}
 

@@ -1,0 +1,351 @@
+// The arguments of the torch ops, checked and kept alive for as long as an op runs. Python says what is wrong with an
+// argument in better messages (squeezebert_kernels/validation.py); the checks here keep a direct call through torch.ops
+// from reading out of bounds.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/cpu.h"
+#include "core/ops.h"
+
+namespace sbk_torch {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+inline const sbk::KernelTable& table() {
+  std::string error;
+  const sbk::KernelTable* t = sbk::active_table(&error);
+  STD_TORCH_CHECK(t != nullptr, error);
+  return *t;
+}
+
+inline sbk::Parallel torch_parallel() {
+  const auto run = [](void*, int64_t n, sbk::Parallel::Task task, void* arg) {
+    torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) { task(arg, begin, end); });
+  };
+  return {run, nullptr, static_cast<int64_t>(torch::stable::get_num_threads())};
+}
+
+inline std::string shape(const Tensor& t) {
+  std::string s = "[";
+  for (int64_t i = 0; i < t.dim(); i++) s += (i ? ", " : "") + std::to_string(t.size(i));
+  return s + "]";
+}
+
+// A contiguous fp32 CPU tensor that lives as long as the op runs.
+struct Float {
+  Tensor tensor;
+
+  Float(const Tensor& t, const char* name) : tensor(t) {
+    STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == ScalarType::Float, name, " must be a float32 CPU tensor");
+    if (!t.is_contiguous()) tensor = torch::stable::contiguous(t);
+  }
+  const float* data() const { return static_cast<const float*>(tensor.const_data_ptr()); }
+  int64_t channels() const { return tensor.size(tensor.dim() - 1); }
+  int64_t rows() const {
+    int64_t n = 1;
+    for (int64_t i = 0; i + 1 < tensor.dim(); i++) n *= tensor.size(i);
+    return n;
+  }
+  sbk::Input matrix() const { return {data(), channels()}; }
+};
+
+// A per-channel vector: a bias or a LayerNorm's weights.
+struct Vector {
+  std::optional<Float> values;
+
+  Vector(const OptionalTensor& t, int64_t n, const char* name) {
+    if (!t) return;
+    values.emplace(*t, name);
+    STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == n, name, " must have shape [", n, "], got ", shape(*t));
+  }
+  const float* data() const { return values ? values->data() : nullptr; }
+};
+
+inline float checked_eps(double eps, const char* name) {
+  STD_TORCH_CHECK(eps >= 0 && eps < std::numeric_limits<double>::infinity(), name,
+                  " must be finite and not negative, got ", eps);
+  return static_cast<float>(eps);
+}
+
+inline Tensor new_output(const Tensor& like, int64_t channels) {
+  std::vector<int64_t> sizes(like.sizes().begin(), like.sizes().end());
+  sizes.back() = channels;
+  return torch::stable::new_empty(like, sizes);
+}
+
+inline float* mutable_floats(Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
+
+// A conv weight of a user: its shape. Its values are for packing, so an op with packed weights never looks at them.
+struct UserWeight {
+  Tensor tensor;
+  sbk::Weight view;  // data is null
+
+  UserWeight(const Tensor& t, int64_t groups) : tensor(t) {
+    STD_TORCH_CHECK(t.is_cpu() && t.dim() >= 2 && t.dim() <= 4 && groups > 0 && t.size(0) > 0 && t.size(1) > 0 &&
+                        t.size(0) % groups == 0,
+                    "weight ", shape(t), " with groups=", groups, " is not a conv weight on CPU");
+    for (int64_t i = 2; i < t.dim(); i++) STD_TORCH_CHECK(t.size(i) == 1, "weight ", shape(t), " is not pointwise");
+    sbk::WeightType type = sbk::WeightType::float32;
+    switch (t.scalar_type()) {
+      case ScalarType::Float:
+        break;
+      case ScalarType::Half:
+        type = sbk::WeightType::float16;
+        break;
+      case ScalarType::BFloat16:
+        type = sbk::WeightType::bfloat16;
+        break;
+      default:
+        STD_TORCH_CHECK(false, "weight must be float32, float16 or bfloat16");
+    }
+    view = {nullptr, type, t.size(0), t.size(1), groups};
+  }
+};
+
+// The weight with its values, contiguous for as long as this lives.
+struct WeightValues {
+  Tensor tensor;
+  sbk::Weight view;
+
+  explicit WeightValues(const UserWeight& w)
+      : tensor(w.tensor.is_contiguous() ? w.tensor : torch::stable::contiguous(w.tensor)), view(w.view) {
+    view.data = tensor.const_data_ptr();
+  }
+};
+
+// Asks for huge pages: streaming the weights of a small batch is bound by TLB misses otherwise (20 against 31 GB/s
+// measured).
+inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t huge = uintptr_t{2} << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + huge - 1) / huge * huge;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / huge * huge;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+inline Tensor pack_weights(const std::vector<UserWeight>& weights, int64_t num_heads,
+                           sbk::Compute compute = sbk::Compute::float32) {
+  int64_t bytes = 0;
+  for (const UserWeight& w : weights) bytes += sbk::packed_bytes(table(), w.view, num_heads, compute);
+  Tensor packed = torch::stable::new_empty(weights.front().tensor, {bytes}, ScalarType::Byte);
+  char* out = static_cast<char*>(packed.mutable_data_ptr());
+  advise_huge_pages(out, bytes);
+  for (const UserWeight& w : weights) {
+    sbk::pack(table(), WeightValues(w).view, num_heads, out, torch_parallel(), compute);
+    out += sbk::packed_bytes(table(), w.view, num_heads, compute);
+  }
+  return packed;
+}
+
+inline void check_heads(int64_t num_heads, int64_t channels) {
+  STD_TORCH_CHECK(num_heads > 0 && channels % num_heads == 0, "num_heads=", num_heads, " must divide the ", channels,
+                  " output channels");
+}
+
+// `prefix` goes before "packed" in the name of the argument.
+inline void check_packed(const Tensor& packed, const char* prefix = "") {
+  STD_TORCH_CHECK(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.dim() == 1 &&
+                      packed.is_contiguous() && reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 64 == 0,
+                  prefix, "packed must be a result of ops.pack");
+}
+
+// The convs of an op: its weights, packed now unless the caller has done it in the argument `prefix`packed.
+class Convs {
+ public:
+  Convs(std::vector<UserWeight> weights, const OptionalTensor& packed, int64_t num_heads = 0, const char* prefix = "")
+      : weights_(std::move(weights)), packed_(packed ? *packed : pack_weights(weights_, num_heads)) {
+    check_packed(packed_, prefix);
+    int64_t offset = 0;
+    for (const UserWeight& w : weights_) {
+      std::string error;
+      sections_.push_back(
+          sbk::find_section(table(), w.view, num_heads, packed_.const_data_ptr(), packed_.numel(), &offset, &error));
+      STD_TORCH_CHECK(sections_.back() != nullptr, prefix, error);
+    }
+  }
+  sbk::Conv with_bias(size_t i, const Vector& bias) const { return {sections_[i], bias.data()}; }
+  int64_t in_channels(size_t i) const { return weights_[i].view.k * weights_[i].view.groups; }
+  int64_t out_channels(size_t i) const { return weights_[i].view.n; }
+
+ private:
+  std::vector<UserWeight> weights_;
+  Tensor packed_;
+  std::vector<const sbk::PackedHeader*> sections_;
+};
+
+inline void check_channels(const Float& x, int64_t channels, const char* name) {
+  STD_TORCH_CHECK(x.tensor.dim() >= 1 && x.channels() == channels, name, " must have ", channels, " channels, got ",
+                  shape(x.tensor));
+}
+
+inline void check_same_rows(const Float& x, const Float& y, const char* name) {
+  bool same = x.tensor.dim() == y.tensor.dim();
+  for (int64_t i = 0; same && i + 1 < x.tensor.dim(); i++) same = x.tensor.size(i) == y.tensor.size(i);
+  STD_TORCH_CHECK(same, name, " has shape ", shape(y.tensor), ", which does not fit ", shape(x.tensor));
+}
+
+inline sbk::Activation activation_from(const std::string& name) {
+  if (name == "none") return sbk::Activation::none;
+  if (name == "gelu") return sbk::Activation::gelu;
+  if (name == "gelu_tanh") return sbk::Activation::gelu_tanh;
+  STD_TORCH_CHECK(name == "relu", "activation must be 'none', 'gelu', 'gelu_tanh' or 'relu', got '", name, "'");
+  return sbk::Activation::relu;
+}
+
+// Sequences of equal lengths, x [batch, sequence, channels], or with offsets of any, x [tokens, channels].
+struct SequenceArguments {
+  std::vector<int64_t> offsets;
+  int64_t longest = 0;
+
+  SequenceArguments(const Tensor& x, const OptionalTensor& given) {
+    STD_TORCH_CHECK(x.dim() == (given ? 2 : 3), "x must be ",
+                    given ? "[tokens, channels] with offsets" : "[batch, sequence, channels]", ", got ", shape(x));
+    if (!given) {
+      longest = x.size(1);
+      for (int64_t b = 0; b <= x.size(0); b++) offsets.push_back(b * longest);
+      return;
+    }
+    STD_TORCH_CHECK(given->is_cpu() && given->scalar_type() == ScalarType::Long && given->dim() == 1 &&
+                        given->size(0) >= 1 && given->is_contiguous(),
+                    "offsets must be a contiguous int64 CPU tensor [batch + 1]");
+    const auto* data = static_cast<const int64_t*>(given->const_data_ptr());
+    offsets.assign(data, data + given->size(0));
+    STD_TORCH_CHECK(offsets.front() == 0 && offsets.back() == x.size(0), "offsets must go from 0 to the ", x.size(0),
+                    " tokens of x, got ", offsets.front(), " to ", offsets.back());
+    for (size_t b = 1; b < offsets.size(); b++) {
+      STD_TORCH_CHECK(offsets[b] >= offsets[b - 1], "offsets must ascend, got ", offsets[b], " behind ",
+                      offsets[b - 1]);
+      longest = std::max(longest, offsets[b] - offsets[b - 1]);
+    }
+  }
+  int64_t batch() const { return static_cast<int64_t>(offsets.size()) - 1; }
+  sbk::Sequences view() const { return {batch(), offsets.data()}; }
+};
+
+// An additive mask that broadcasts to [batch, num_heads, length, length], or none.
+struct MaskArgument {
+  OptionalTensor tensor;  // keeps a contiguous copy alive
+  sbk::AttentionMask view{nullptr, {0, 0, 0}};
+
+  // With `ragged` sequences the mask may be that of the padded batch: longer than the longest of them.
+  MaskArgument(const OptionalTensor& given, int64_t batch, int64_t num_heads, int64_t length, bool ragged)
+      : tensor(given) {
+    if (!given) return;
+    STD_TORCH_CHECK(given->is_cpu() && given->scalar_type() == ScalarType::Float,
+                    "attention_mask must be a float32 CPU tensor");
+    const int64_t dims = given->dim(), columns = dims >= 1 ? given->size(dims - 1) : 0;
+    const int64_t wanted[4] = {batch, num_heads, columns, columns};
+    STD_TORCH_CHECK(dims >= 1 && dims <= 4 && (ragged ? columns >= length : columns == length), "attention_mask ",
+                    shape(*given), " must end in the sequence length ", length);
+    if (length > 1 && given->stride(dims - 1) != 1) tensor = torch::stable::contiguous(*given);
+    for (int64_t i = 0; i + 1 < dims; i++) {
+      const int64_t size = tensor->size(i), to = 4 - dims + i;
+      STD_TORCH_CHECK(size == 1 || size == wanted[to], "attention_mask ", shape(*given), " does not broadcast to [",
+                      batch, ", ", num_heads, ", ", length, ", ", length, "]");
+      view.stride[to] = size == 1 ? 0 : tensor->stride(i);
+    }
+    view.data = static_cast<const float*>(tensor->const_data_ptr());
+  }
+};
+
+// (weight, bias, groups) of a conv as an op gets them.
+struct ConvArguments {
+  const Tensor& weight;
+  const OptionalTensor& bias;
+  int64_t groups;
+};
+
+// What attention_block takes besides x.
+struct AttentionArguments {
+  Convs convs;
+  int64_t channels, num_heads;
+  Vector q_bias, k_bias, v_bias;
+
+  AttentionArguments(const ConvArguments& q, const ConvArguments& k, const ConvArguments& v, int64_t heads,
+                     const OptionalTensor& packed, const char* prefix = "")
+      : convs(checked_weights(q, k, v, heads), packed, heads, prefix),
+        channels(convs.out_channels(0)),
+        num_heads(heads),
+        q_bias(q.bias, channels, "q_bias"),
+        k_bias(k.bias, channels, "k_bias"),
+        v_bias(v.bias, channels, "v_bias") {}
+
+  void check_input(const Float& x) const {
+    for (size_t i = 0; i < 3; i++) check_channels(x, convs.in_channels(i), "x");
+  }
+  sbk::AttentionBlock block() const {
+    return {convs.with_bias(0, q_bias), convs.with_bias(1, k_bias), convs.with_bias(2, v_bias), num_heads};
+  }
+
+ private:
+  static std::vector<UserWeight> checked_weights(const ConvArguments& q, const ConvArguments& k, const ConvArguments& v,
+                                                 int64_t heads) {
+    std::vector<UserWeight> weights{{q.weight, q.groups}, {k.weight, k.groups}, {v.weight, v.groups}};
+    for (const UserWeight& w : weights) {
+      check_heads(heads, w.view.n);
+      STD_TORCH_CHECK(w.view.n == weights[0].view.n, "q_weight, k_weight and v_weight must have equal output channels");
+    }
+    return weights;
+  }
+};
+
+// What post_attention_block takes besides the context and the residual.
+struct PostAttentionArguments {
+  Convs convs;
+  int64_t channels, hidden;
+  Vector post_bias, post_gamma, post_beta, intermediate_bias, output_bias, output_gamma, output_beta;
+  float post_eps, output_eps;
+  sbk::Activation activation;
+
+  PostAttentionArguments(const ConvArguments& post, const Tensor& post_norm_weight, const Tensor& post_norm_bias,
+                         const ConvArguments& intermediate, const ConvArguments& output,
+                         const Tensor& output_norm_weight, const Tensor& output_norm_bias,
+                         const std::string& activation_name, double eps_of_post, double eps_of_output,
+                         const OptionalTensor& packed, const char* prefix = "")
+      : convs({{post.weight, post.groups}, {intermediate.weight, intermediate.groups}, {output.weight, output.groups}},
+              packed, 0, prefix),
+        channels(convs.out_channels(0)),
+        hidden(convs.out_channels(1)),
+        post_bias(post.bias, channels, "post_bias"),
+        post_gamma(post_norm_weight, channels, "post_norm_weight"),
+        post_beta(post_norm_bias, channels, "post_norm_bias"),
+        intermediate_bias(intermediate.bias, hidden, "intermediate_bias"),
+        output_bias(output.bias, channels, "output_bias"),
+        output_gamma(output_norm_weight, channels, "output_norm_weight"),
+        output_beta(output_norm_bias, channels, "output_norm_bias"),
+        post_eps(checked_eps(eps_of_post, "post_eps")),
+        output_eps(checked_eps(eps_of_output, "output_eps")),
+        activation(activation_from(activation_name)) {
+    STD_TORCH_CHECK(
+        convs.in_channels(1) == channels && convs.in_channels(2) == hidden && convs.out_channels(2) == channels,
+        "post, intermediate and output weights do not follow one another: ", channels, " -> [", convs.in_channels(1),
+        " -> ", hidden, "] -> [", convs.in_channels(2), " -> ", convs.out_channels(2), "]");
+  }
+  sbk::PostAttentionBlock block() const {
+    return {convs.with_bias(0, post_bias),
+            convs.with_bias(1, intermediate_bias),
+            convs.with_bias(2, output_bias),
+            {post_gamma.data(), post_beta.data(), post_eps},
+            {output_gamma.data(), output_beta.data(), output_eps},
+            activation};
+  }
+};
+
+}  // namespace sbk_torch
