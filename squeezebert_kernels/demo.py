@@ -11,7 +11,7 @@ import importlib.util
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
@@ -84,21 +84,29 @@ class Embedder:
         self.model = model
         self.tokenizer = tokenizer
 
-    def __call__(self, texts: Sequence[str], batch_size: int = 32) -> Tensor:
+    def hidden_states(self, texts: Sequence[str], batch_size: int = 32) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """(indices of texts, their hidden states as float32, attention mask) of every batch."""
         # Texts of like length together: less padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        result: list[Tensor] = [torch.empty(0)] * len(texts)
         for start in range(0, len(texts), batch_size):
             part = order[start : start + batch_size]
             batch = self.tokenizer(
                 [texts[i] for i in part], padding=True, truncation=True, max_length=256, return_tensors="pt"
             )
-            hidden = self.model(**batch).last_hidden_state
-            weight = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * weight).sum(1) / weight.sum(1)
-            for i, vector in zip(part, torch.nn.functional.normalize(pooled, dim=-1), strict=True):
+            yield part, self.model(**batch).last_hidden_state.float(), batch["attention_mask"]
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        result: list[Tensor] = [torch.empty(0)] * len(texts)
+        for part, hidden, mask in self.hidden_states(texts):
+            for i, vector in zip(part, mean_pooled(hidden, mask), strict=True):
                 result[i] = vector
         return torch.stack(result)
+
+
+def mean_pooled(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the real tokens of every text, normalised."""
+    weight = mask.unsqueeze(-1).to(hidden.dtype)
+    return torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
 
 
 def load_passages() -> dict[str, Any]:

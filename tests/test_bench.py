@@ -119,7 +119,7 @@ def test_bmm_conv_is_the_grouped_conv(batch, bias):
 
 def test_copies_share_their_parameters():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    copy = contestants._shared_copy(model)
+    copy = contestants.shared_copy(model)
     assert copy[0] is not model[0]
     assert copy[0].weight is model[0].weight
 

@@ -148,14 +148,15 @@ class ConvWork : public Work {
     const int32_t* x = low ? encoded_.data.data() : reinterpret_cast<const int32_t*>(x_.data());
     ConvArgs args{};
     args.ldx = words_.groups * units, args.ldr = columns_, args.ldy = columns_;
-    args.rows = rows_, args.k = k_, args.n = n_, args.activation = words_.activation;
-    for (int64_t g = 0; g < words_.groups; g++) {
+    args.rows = rows_, args.k = k_, args.n = header.block, args.activation = words_.activation;
+    for (int64_t b = 0; b < columns_ / header.block; b++) {
+      const int64_t column = b * header.block, g = column / n_;
       args.x = x + g * units;
       args.x_scale = low ? encoded_.scale.data() + g * rows_ : nullptr;
-      args.panels = header.block_values(g);
-      args.bias = words_.bias ? bias_.data() + g * n_ : nullptr;
-      args.residual = words_.residual ? residual_.data() + g * n_ : nullptr;
-      args.y = y_.data() + g * n_;
+      args.panels = header.block_values(b);
+      args.bias = words_.bias ? bias_.data() + column : nullptr;
+      args.residual = words_.residual ? residual_.data() + column : nullptr;
+      args.y = y_.data() + column;
       (low ? low->conv : table_.conv)(args);
     }
   }

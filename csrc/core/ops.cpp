@@ -12,6 +12,10 @@ namespace {
 // activations to stay in L2.
 constexpr int64_t kTokenTile = 64;
 
+// Tokens per thread up to which threads share weights instead of tokens: fewer rows than this are multiplied faster than
+// weights come from memory.
+constexpr int64_t kFewTokens = 16;
+
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
@@ -127,11 +131,9 @@ void conv_layer_norm(const KernelTable& table, const Conv& conv, const Norm& nor
   layer_norm(table, norm, {y.data, y.stride}, rows, conv.out_channels(), y);
 }
 
-}  // namespace
-
-void grouped_pointwise_conv(const KernelTable& table, const Parallel& parallel, const Conv& conv, Input x, int64_t rows,
-                            Activation activation, Output y) {
-  if (rows == 0) return;
+// The whole conv, shared between threads by blocks of columns and tiles of rows.
+void shared_conv(const KernelTable& table, const Parallel& parallel, const Conv& conv, Input x, int64_t rows,
+                 Activation activation, Input residual, Output y) {
   const int64_t n = blocks(conv);
   const int64_t tile = token_tile(table, rows, parallel.threads, n), tiles = divide_up(rows, tile);
   Workspace& workspace = Workspace::of_op();
@@ -143,10 +145,44 @@ void grouped_pointwise_conv(const KernelTable& table, const Parallel& parallel, 
   const Operand operand = encoder.operand(x);
   // Block-major: neighbouring tasks, usually one thread's, share their weights.
   parallel_for(parallel, n * tiles, [&](int64_t task) {
-    const int64_t b = task / tiles, row = task % tiles * tile;
-    conv_blocks(table, conv, b, b + 1, operand.from(row), std::min(tile, rows - row), activation, {nullptr, 0},
-                {y.row(row) + b * conv.weight->block, y.stride});
+    const int64_t b = task / tiles, row = task % tiles * tile, column = b * conv.weight->block;
+    conv_blocks(table, conv, b, b + 1, operand.from(row), std::min(tile, rows - row), activation,
+                {residual.data ? residual.row(row) + column : nullptr, residual.stride},
+                {y.row(row) + column, y.stride});
   });
+}
+
+void shared_layer_norm(const KernelTable& table, const Parallel& parallel, const Norm& norm, Input x, int64_t rows,
+                       int64_t n, Output y) {
+  const int64_t tile = divide_up(rows, parallel.threads);
+  parallel_for(parallel, divide_up(rows, tile), [&](int64_t t) {
+    const int64_t row = t * tile;
+    layer_norm(table, norm, {x.row(row), x.stride}, std::min(tile, rows - row), n, {y.row(row), y.stride});
+  });
+}
+
+// post_attention_block for few tokens: threads share the weights, not the tokens, so that every weight is read from
+// memory by one thread, and is multiplied with many rows once it is there.
+void post_attention_by_columns(const KernelTable& table, const Parallel& parallel, const PostAttentionBlock& block,
+                               Input context, Input residual, int64_t rows, Output y) {
+  const int64_t channels = block.post.out_channels(), hidden_channels = block.intermediate.out_channels();
+  Workspace& workspace = Workspace::of_block();
+  workspace.reserve(rows * (2 * channels + hidden_channels), 3);
+  const Output h{workspace.take(rows * channels), channels}, sum{workspace.take(rows * channels), channels};
+  const Output hidden{workspace.take(rows * hidden_channels), hidden_channels};
+  const Input h_in{h.data, channels}, sum_in{sum.data, channels}, hidden_in{hidden.data, hidden_channels};
+  shared_conv(table, parallel, block.post, context, rows, Activation::none, residual, sum);
+  shared_layer_norm(table, parallel, block.post_norm, sum_in, rows, channels, h);
+  shared_conv(table, parallel, block.intermediate, h_in, rows, block.activation, {nullptr, 0}, hidden);
+  shared_conv(table, parallel, block.output, hidden_in, rows, Activation::none, h_in, sum);
+  shared_layer_norm(table, parallel, block.output_norm, sum_in, rows, channels, y);
+}
+
+}  // namespace
+
+void grouped_pointwise_conv(const KernelTable& table, const Parallel& parallel, const Conv& conv, Input x, int64_t rows,
+                            Activation activation, Output y) {
+  if (rows > 0) shared_conv(table, parallel, conv, x, rows, activation, {nullptr, 0}, y);
 }
 
 void grouped_pointwise_conv_layer_norm(const KernelTable& table, const Parallel& parallel, const Conv& conv,
@@ -264,6 +300,10 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
 void post_attention_block(const KernelTable& table, const Parallel& parallel, const PostAttentionBlock& block,
                           Input context, Input residual, int64_t rows, Output y) {
   if (rows == 0) return;
+  if (parallel.threads > 1 && rows <= parallel.threads * kFewTokens) {
+    post_attention_by_columns(table, parallel, block, context, residual, rows, y);
+    return;
+  }
   const Conv &post = block.post, &up = block.intermediate, &down = block.output;
   const int64_t channels = post.out_channels(), hidden_channels = up.out_channels();
   // Groups that line up are independent networks; otherwise the whole hidden layer exists before the output conv

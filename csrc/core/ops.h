@@ -79,7 +79,7 @@ struct PostAttentionBlock {
 
 // h = layer_norm(post(context) + residual); y = layer_norm(output(activation(intermediate(h))) + h). One task per tile
 // of tokens; where intermediate and output have equal groups, the hidden activations of one group at a time stay in
-// cache. y may be the residual or the context.
+// cache. With few tokens one task per block of columns of each conv in turn. y may be the residual or the context.
 void post_attention_block(const KernelTable& table, const Parallel& parallel, const PostAttentionBlock& block,
                           Input context, Input residual, int64_t rows, Output y);
 

@@ -129,7 +129,13 @@ struct Column {
 
 int64_t block_columns(const Weight& w, int64_t num_heads) {
   const int64_t group = w.n / w.groups;
-  return num_heads > 0 ? std::gcd(group, w.n / num_heads) : group;
+  if (num_heads > 0) return std::gcd(group, w.n / num_heads);
+  // The fewest equal pieces of at most kBlock columns that are whole panels on every tier.
+  constexpr int64_t kBlock = 192, kPanel = 48;
+  for (int64_t pieces = (group + kBlock - 1) / kBlock; group / pieces >= kPanel; pieces++) {
+    if (group % pieces == 0 && group / pieces % kPanel == 0) return group / pieces;
+  }
+  return group;
 }
 
 int64_t packed_bytes(const KernelTable& table, const Weight& w, int64_t num_heads, Compute compute) {

@@ -56,8 +56,9 @@ struct alignas(64) PackedHeader {
 };
 static_assert(sizeof(PackedHeader) == 64);
 
-// Columns per block: a whole group, or for attention (num_heads > 0) the largest piece that crosses neither a group nor
-// a head, so that every head can be computed on its own.
+// Columns per block, which is what threads share a conv by: a group, in equal pieces where it is wide, or for attention
+// (num_heads > 0) the largest piece that crosses neither a group nor a head, so that every head can be computed on its
+// own.
 int64_t block_columns(const Weight& weight, int64_t num_heads);
 
 // Bytes of the section of `weight`.

@@ -45,7 +45,13 @@ class Workspace {
     return workspace;
   }
 
-  // The calling thread's workspace for what one op of a layer leaves to the next.
+  // The calling thread's workspace for what one op of a block leaves to the next.
+  static Workspace& of_block() {
+    static thread_local Workspace workspace;
+    return workspace;
+  }
+
+  // The calling thread's workspace for what one block of a layer leaves to the next.
   static Workspace& of_layer() {
     static thread_local Workspace workspace;
     return workspace;

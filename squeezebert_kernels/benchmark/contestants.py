@@ -111,7 +111,7 @@ def quietly() -> Iterator[None]:
 # PyTorch
 
 
-def _shared_copy(model: Any) -> Any:
+def shared_copy(model: Any) -> Any:
     """A copy of the modules with the same parameter tensors."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(t): t for t in tensors})
@@ -121,7 +121,7 @@ def _ours(setting: Setting, dtype: str, **options: Any) -> Any:
     from ..optimize import optimize
 
     key = ("ours", dtype, *options)
-    return setting.once(key, lambda: optimize(_shared_copy(setting.stock), **OPTIMIZE[dtype], **options))
+    return setting.once(key, lambda: optimize(shared_copy(setting.stock), **OPTIMIZE[dtype], **options))
 
 
 def _eager(setting: Setting, dtype: str) -> Any:
@@ -181,7 +181,7 @@ def build_compiled(dtype: str) -> Build:
 
         torch._dynamo.reset()
         with quietly(), config.patch(freezing=True):
-            compiled = torch.compile(_shared_copy(_eager(setting, dtype)), dynamic=False)
+            compiled = torch.compile(shared_copy(_eager(setting, dtype)), dynamic=False)
             call = _call(compiled, setting.inputs)
             call()  # compiles, while freezing is on
         return call
@@ -210,7 +210,7 @@ class BatchedMatmulConv(nn.Module):
 
 def build_bmm(setting: Setting) -> Callable[[], Any]:
     def make() -> Any:
-        model = _shared_copy(setting.stock)
+        model = shared_copy(setting.stock)
         convs = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv1d) and m.groups > 1]
         if not convs:
             raise NotApplicable("no grouped convolutions")
@@ -250,7 +250,7 @@ def onnx_file(setting: Setting) -> Path:
 
     def export() -> Path:
         path = onnx_path(setting.folder, setting.name)
-        model = _shared_copy(setting.stock)
+        model = shared_copy(setting.stock)
         if hasattr(model, "set_attn_implementation") and getattr(model, "_supports_sdpa", False):
             model.set_attn_implementation("eager")  # plain products and softmax, which both runtimes fuse
         axes = {name: {0: "batch", 1: "length"} for name in ("ids", "mask", "hidden")} | {"pooled": {0: "batch"}}

@@ -156,8 +156,9 @@ void run(const sbk::KernelTable& table, Compute compute, const Case& c) {
   encoded.freeze(), scale.freeze();
 
   const sbk::Weight weight{w.data(), sbk::WeightType::float32, c.n, c.k, 1};
-  Buffer section(sbk::packed_bytes(table, weight, 0, compute) / 4, Flush::end, 64);
-  sbk::pack(table, weight, 0, section.data(), sbk::serial(), compute);
+  // One head: all columns in one block.
+  Buffer section(sbk::packed_bytes(table, weight, 1, compute) / 4, Flush::end, 64);
+  sbk::pack(table, weight, 1, section.data(), sbk::serial(), compute);
   const auto* header = reinterpret_cast<const sbk::PackedHeader*>(section.data());
   // Exactly the units of the block, flush with the guard page.
   Buffer panels(header->block_size(), c.flush);

@@ -65,7 +65,11 @@ void check_layout(const sbk::KernelTable& t, int64_t n, int64_t k, int64_t group
   const int64_t block = header.block;
   CHECK_EQ(block, sbk::block_columns(weight, heads));
   CHECK_EQ(n / groups % block, 0);
-  CHECK(heads == 0 ? block == n / groups : n / heads % block == 0);
+  if (heads != 0) {
+    CHECK_EQ(n / heads % block, 0);
+  } else if (block != n / groups) {  // a piece of a group: whole panels on every tier
+    CHECK(block <= 192 && block % 48 == 0);
+  }
   CHECK(header.n == n && header.k == k && header.groups == groups);
   CHECK(header.lanes == t.lanes && header.tile_vectors == t.tile_vectors);
   CHECK_EQ(header.bytes, section.buffer.size() * static_cast<int64_t>(sizeof(float)));
@@ -109,6 +113,10 @@ TEST(layout_is_the_equation) {
                                              {24, 4, 6},
                                              {60, 5, 4},
                                              {768, 4, 12},
+                                             {768, 1, 0},
+                                             {3072, 4, 0},
+                                             {400, 1, 0},
+                                             {1000, 1, 0},
                                              {30, 30, 1},
                                              {30, 1, 30}}) {
         check_layout(t, n, 5, groups, heads, Flush::end);
@@ -116,6 +124,21 @@ TEST(layout_is_the_equation) {
     }
   }
   check_layout(table, 768, 192, 4, 12, Flush::end);
+}
+
+TEST(wide_groups_are_cut) {
+  const auto block = [](int64_t n, int64_t groups) {
+    return sbk::block_columns({nullptr, WeightType::float32, n, 8, groups}, 0);
+  };
+  CHECK_EQ(block(768, 1), 192);
+  CHECK_EQ(block(3072, 4), 192);
+  CHECK_EQ(block(768, 4), 192);
+  CHECK_EQ(block(384, 1), 192);
+  CHECK_EQ(block(1024, 1), 1024);  // no divisor is a multiple of 48
+  CHECK_EQ(block(336, 1), 48);
+  CHECK_EQ(block(288, 1), 144);
+  CHECK_EQ(block(240, 1), 48);
+  CHECK_EQ(block(64, 1), 64);
 }
 
 TEST(threads_pack_the_same) {
