@@ -79,7 +79,7 @@ struct Encoded {
   const LowPrecision* low;
   int64_t rows, k, groups, units;
   Buffer<int32_t> data;
-  Buffer<float> scale;
+  Buffer<RowQuantization> quantization;
 
   Encoded(const KernelTable& table, Compute compute, int64_t r, int64_t k_per_group, int64_t g)
       : low(low_precision(table, compute)),
@@ -88,7 +88,7 @@ struct Encoded {
         groups(g),
         units(low ? (k + low->per - 1) / low->per : k),
         data(low ? rows * groups * units : 0),
-        scale(low ? rows * groups : 0) {}
+        quantization(low ? rows * groups : 0) {}
 
   void encode(const float* x) {
     for (int64_t g = 0; low && g < groups; g++) {
@@ -96,7 +96,7 @@ struct Encoded {
                    .ldx = groups * k,
                    .y = data.data() + g * units,
                    .ldy = groups * units,
-                   .scale = scale.data() + g * rows,
+                   .quantization = quantization.data() + g * rows,
                    .rows = rows,
                    .k = k});
     }
@@ -107,9 +107,9 @@ struct Encoded {
     const uint32_t unit = static_cast<uint32_t>(data[(r * groups + g) * units + i / low->per]);
     const uint32_t bits = unit >> (i % low->per * width) << (32 - width);
     if (compute == Compute::bfloat16) return std::bit_cast<float>(bits);
-    const bool is_unsigned = low->zero_point != 0;
-    const int64_t q = is_unsigned ? int64_t{bits >> (32 - width)} : static_cast<int32_t>(bits) >> (32 - width);
-    return static_cast<double>(q - low->zero_point) * scale[g * rows + r];
+    const int64_t q = low->is_unsigned ? int64_t{bits >> (32 - width)} : static_cast<int32_t>(bits) >> (32 - width);
+    const RowQuantization& row = quantization[g * rows + r];
+    return static_cast<double>(q - row.zero) * row.scale;
   }
 };
 
@@ -152,7 +152,7 @@ class ConvWork : public Work {
     for (int64_t b = 0; b < columns_ / header.block; b++) {
       const int64_t column = b * header.block, g = column / n_;
       args.x = x + g * units;
-      args.x_scale = low ? encoded_.scale.data() + g * rows_ : nullptr;
+      args.x_quantization = low ? encoded_.quantization.data() + g * rows_ : nullptr;
       args.panels = header.block_values(b);
       args.bias = words_.bias ? bias_.data() + column : nullptr;
       args.residual = words_.residual ? residual_.data() + column : nullptr;
@@ -337,8 +337,20 @@ class AttentionWork : public Work {
     const float* keys = k_.data();
     if (half_) {
       const auto encode = table.bfloat16.encode;
-      encode({.x = q_.data(), .ldx = d_, .y = q_units_.data(), .ldy = units, .scale = nullptr, .rows = rows_, .k = d_});
-      encode({.x = k_.data(), .ldx = d_, .y = k_units_.data(), .ldy = units, .scale = nullptr, .rows = keys_, .k = d_});
+      encode({.x = q_.data(),
+              .ldx = d_,
+              .y = q_units_.data(),
+              .ldy = units,
+              .quantization = nullptr,
+              .rows = rows_,
+              .k = d_});
+      encode({.x = k_.data(),
+              .ldx = d_,
+              .y = k_units_.data(),
+              .ldy = units,
+              .quantization = nullptr,
+              .rows = keys_,
+              .k = d_});
       table.pair_rows({.x = v_.data(), .ldx = ldv_, .y = v_units_.data(), .ldy = ldv_, .rows = keys_, .cols = d_});
       keys = k_units_.data();
     }

@@ -12,8 +12,8 @@ namespace {
 // activations to stay in L2.
 constexpr int64_t kTokenTile = 64;
 
-// Tokens per thread up to which threads share weights instead of tokens: fewer rows than this are multiplied faster than
-// weights come from memory.
+// Tokens per thread up to which threads share weights instead of tokens: fewer rows than this are multiplied faster
+// than weights come from memory.
 constexpr int64_t kFewTokens = 16;
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -30,13 +30,13 @@ int64_t token_tile(const KernelTable& table, int64_t rows, int64_t threads, int6
 // Activations as the convs of an op read them: the floats themselves, or encoded in units (kernels/table.h).
 struct Operand {
   const int32_t* data;
-  int64_t stride;        // units between rows
-  const float* scale;    // int8: [groups][scale_stride]
-  int64_t scale_stride;  // rows
-  int64_t group_units;   // units of a group's slice of a row
+  int64_t stride;                       // units between rows
+  const RowQuantization* quantization;  // int8: [groups][quantization_stride]
+  int64_t quantization_stride;          // rows
+  int64_t group_units;                  // units of a group's slice of a row
 
   Operand from(int64_t row) const {
-    return {data + row * stride, stride, scale ? scale + row : nullptr, scale_stride, group_units};
+    return {data + row * stride, stride, quantization ? quantization + row : nullptr, quantization_stride, group_units};
   }
 };
 
@@ -44,18 +44,20 @@ const LowPrecision* low_precision(const KernelTable& table, const PackedHeader& 
   return w.is(Compute::bfloat16) ? &table.bfloat16 : w.is(Compute::int8) ? &table.int8 : nullptr;
 }
 
-// Floats of scratch that `rows` rows of input take when encoded for `w`, and their scales.
+// Floats of scratch that `rows` rows of input take when encoded for `w`, and how they were quantized.
 int64_t encoded_size(const PackedHeader& w, int64_t rows) {
   return w.is(Compute::float32) ? 0 : rows * w.groups * w.units();
 }
-int64_t scales_size(const PackedHeader& w, int64_t rows) { return w.is(Compute::int8) ? rows * w.groups : 0; }
+int64_t quantization_size(const PackedHeader& w, int64_t rows) {
+  return w.is(Compute::int8) ? rows * w.groups * static_cast<int64_t>(sizeof(RowQuantization) / sizeof(float)) : 0;
+}
 
 // Scratch for encoding `rows` rows; all of it unused in fp32.
 struct Encoder {
   const LowPrecision* kernels;
   int64_t group_units, k, groups;
   int32_t* units;
-  float* scale;
+  RowQuantization* quantization;
   int64_t rows;
 
   Encoder(const KernelTable& table, const PackedHeader& w, int64_t max_rows, Workspace& workspace)
@@ -64,7 +66,7 @@ struct Encoder {
         k(w.k),
         groups(w.groups),
         units(reinterpret_cast<int32_t*>(workspace.take(encoded_size(w, max_rows)))),
-        scale(workspace.take(scales_size(w, max_rows))),
+        quantization(reinterpret_cast<RowQuantization*>(workspace.take(quantization_size(w, max_rows)))),
         rows(max_rows) {}
 
   // Rows [first, last) of x, groups [0, groups) of this conv.
@@ -75,14 +77,14 @@ struct Encoder {
                        .ldx = x.stride,
                        .y = units + first * groups * group_units + g * group_units,
                        .ldy = groups * group_units,
-                       .scale = scale + g * rows + first,
+                       .quantization = quantization + g * rows + first,
                        .rows = last - first,
                        .k = k});
     }
   }
   Operand operand(Input x) const {
     if (kernels == nullptr) return {reinterpret_cast<const int32_t*>(x.data), x.stride, nullptr, 0, group_units};
-    return {units, groups * group_units, scale, rows, group_units};
+    return {units, groups * group_units, quantization, rows, group_units};
   }
 };
 
@@ -95,19 +97,20 @@ void conv_blocks(const KernelTable& table, const Conv& conv, int64_t first_block
   for (int64_t b = first_block; b < last_block; b++) {
     const int64_t column = b * w.block, group = column / w.group_columns() - first_group;
     const int64_t offset = column - first_block * w.block;
-    (low ? low->conv : table.conv)({.x = x.data + group * x.group_units,
-                                    .ldx = x.stride,
-                                    .panels = w.block_values(b),
-                                    .bias = conv.bias ? conv.bias + column : nullptr,
-                                    .residual = residual.data ? residual.data + offset : nullptr,
-                                    .ldr = residual.stride,
-                                    .y = y.data + offset,
-                                    .ldy = y.stride,
-                                    .rows = rows,
-                                    .k = w.k,
-                                    .n = w.block,
-                                    .activation = activation,
-                                    .x_scale = x.scale ? x.scale + group * x.scale_stride : nullptr});
+    (low ? low->conv
+         : table.conv)({.x = x.data + group * x.group_units,
+                        .ldx = x.stride,
+                        .panels = w.block_values(b),
+                        .bias = conv.bias ? conv.bias + column : nullptr,
+                        .residual = residual.data ? residual.data + offset : nullptr,
+                        .ldr = residual.stride,
+                        .y = y.data + offset,
+                        .ldy = y.stride,
+                        .rows = rows,
+                        .k = w.k,
+                        .n = w.block,
+                        .activation = activation,
+                        .x_quantization = x.quantization ? x.quantization + group * x.quantization_stride : nullptr});
   }
 }
 
@@ -137,7 +140,7 @@ void shared_conv(const KernelTable& table, const Parallel& parallel, const Conv&
   const int64_t n = blocks(conv);
   const int64_t tile = token_tile(table, rows, parallel.threads, n), tiles = divide_up(rows, tile);
   Workspace& workspace = Workspace::of_op();
-  workspace.reserve(encoded_size(*conv.weight, rows) + scales_size(*conv.weight, rows), 2);
+  workspace.reserve(encoded_size(*conv.weight, rows) + quantization_size(*conv.weight, rows), 2);
   const Encoder encoder(table, *conv.weight, rows, workspace);
   if (encoder.kernels) {
     parallel_for(parallel, tiles, [&](int64_t t) { encoder.encode(x, t * tile, std::min((t + 1) * tile, rows)); });
@@ -192,7 +195,7 @@ void grouped_pointwise_conv_layer_norm(const KernelTable& table, const Parallel&
   parallel_for(parallel, divide_up(rows, tile), [&](int64_t task) {
     const int64_t row = task * tile, n = std::min(tile, rows - row);
     Workspace& workspace = Workspace::of_task();
-    workspace.reserve(encoded_size(*conv.weight, n) + scales_size(*conv.weight, n), 2);
+    workspace.reserve(encoded_size(*conv.weight, n) + quantization_size(*conv.weight, n), 2);
     const Encoder encoder(table, *conv.weight, n, workspace);
     const Input tile_x{x.row(row), x.stride};
     encoder.encode(tile_x, 0, n);
@@ -221,7 +224,8 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
   Workspace& shared = Workspace::of_op();
   int64_t floats = 0;
   for (int i = 0; i < 3; i++) {
-    if (shared_with[i] == i) floats += encoded_size(*convs[i]->weight, rows) + scales_size(*convs[i]->weight, rows);
+    if (shared_with[i] == i)
+      floats += encoded_size(*convs[i]->weight, rows) + quantization_size(*convs[i]->weight, rows);
   }
   shared.reserve(floats, 6);
   Operand operands[3];
@@ -265,7 +269,7 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
     const auto to_units = [&] {
       if (!half) return;
       table.bfloat16.encode(
-          {.x = qk.data, .ldx = ld, .y = units.data, .ldy = d_units, .scale = nullptr, .rows = length, .k = d});
+          {.x = qk.data, .ldx = ld, .y = units.data, .ldy = d_units, .quantization = nullptr, .rows = length, .k = d});
     };
     project(1, qk);
     to_units();
@@ -315,7 +319,7 @@ void post_attention_block(const KernelTable& table, const Parallel& parallel, co
   // One part of the output conv, as a conv with the groups of that part only.
   PackedHeader part = *down.weight;
   part.groups = down.weight->groups / parts;
-  const auto size = [&](const PackedHeader& w) { return encoded_size(w, tile) + scales_size(w, tile); };
+  const auto size = [&](const PackedHeader& w) { return encoded_size(w, tile) + quantization_size(w, tile); };
 
   parallel_for(parallel, divide_up(rows, tile), [&](int64_t task) {
     const int64_t row = task * tile, n = std::min(tile, rows - row);

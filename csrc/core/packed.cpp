@@ -177,8 +177,8 @@ void pack(const KernelTable& table, const Weight& w, int64_t num_heads, void* ou
           panel[step * padded + c] = static_cast<int32_t>(column.unit(step, header.per));
         }
         scale = column.scale;
-        if (compute == Compute::int8 && table.int8.zero_point != 0) {
-          for (int64_t step = 0; step < w.k; step++) offset -= table.int8.zero_point * column.quantized(step);
+        if (compute == Compute::int8 && table.int8.is_unsigned) {
+          for (int64_t step = 0; step < w.k; step++) offset -= column.quantized(step);
         }
       }
       if (compute == Compute::int8) {

@@ -11,7 +11,7 @@
 //        step 0: |column 0 .. width*lanes-1|  step 1: |...|  ...        lanes behind the block's last column are 0
 //
 // so that a tile reads B front to back. In int8 a block begins with, for each of its columns and zeros up to whole
-// vectors, int32 offset[column] = -zero_point * sum_k q[column][k]  and then  float scale[column] = max_k
+// vectors, int32 offset[column] = -sum_k q[column][k]  (0 where x is signed) and then  float scale[column] = max_k
 // |w[column][k]| / 127, rounded up to 16 bits; q = round(w / scale). q * scale is exact then, so that quantizing what
 // unpack() gives makes the same q and scale again.
 #pragma once

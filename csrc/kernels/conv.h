@@ -41,8 +41,9 @@ struct ConvTile {
     Tile<E, MR, NV> acc;
     unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
       if constexpr (is_int8) {
-        const auto offset = E::load_acc(t.offset + j * V::lanes);
-        unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { acc[i][j] = offset; });
+        unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
+          acc[i][j] = E::first_acc(t.offset + j * V::lanes, p.x_quantization[t.row + i].zero);
+        });
       } else {
         const f32 b = load_bias(j);
         unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { acc[i][j] = b; });
@@ -59,7 +60,7 @@ struct ConvTile {
       unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
         f32 value;
         if constexpr (is_int8) {
-          value = V::fma(E::to_float(acc[i][j]), V::mul(scale, V::set1(p.x_scale[t.row + i])), bias);
+          value = V::fma(E::to_float(acc[i][j]), V::mul(scale, V::set1(p.x_quantization[t.row + i].scale)), bias);
         } else {
           value = acc[i][j];
         }
@@ -126,7 +127,7 @@ void encode_bf16(const EncodeArgs& p) {
   }
 }
 
-// Rows of x in int8, each with a scale of its own.
+// Rows of x in int8, each with a scale and a zero of its own.
 template <class E>
 void encode_int8(const EncodeArgs& p) {
   using V = typename E::Vec;
@@ -135,39 +136,47 @@ void encode_int8(const EncodeArgs& p) {
   for (int64_t r = 0; r < p.rows; r++) {
     const float* x = p.x + r * p.ldx;
     char* y = static_cast<char*>(p.y) + r * p.ldy * 4;
-    // x * 0 is NaN for infinities and NaN, which a maximum may lose.
-    f32 vmax[2] = {V::zero(), V::zero()}, poison[2] = {V::zero(), V::zero()};
-    float max = 0.0f, tail_poison = 0.0f;
+    // The greatest x and the greatest -x, both from 0 up. x * 0 is NaN for infinities and NaN, which a maximum may
+    // lose.
+    f32 greatest[2] = {V::zero(), V::zero()}, least[2] = {V::zero(), V::zero()}, poison[2] = {V::zero(), V::zero()};
+    float max = 0.0f, negative_max = 0.0f, tail_poison = 0.0f;
     int64_t i = 0;
     const auto look = [&](int64_t at, int lane) SBK_INLINE_LAMBDA {
       const f32 v = V::load(x + at);
-      vmax[lane] = V::max(V::max(v, V::sub(V::zero(), v)), vmax[lane]);
+      greatest[lane] = V::max(v, greatest[lane]);
+      least[lane] = V::max(V::sub(V::zero(), v), least[lane]);
       poison[lane] = V::fma(v, V::zero(), poison[lane]);
     };
     for (; i + 2 * V::lanes <= p.k; i += 2 * V::lanes) look(i, 0), look(i + V::lanes, 1);
     for (; i + V::lanes <= p.k; i += V::lanes) look(i, 0);
     for (; i < p.k; i++) {
-      const float magnitude = x[i] < 0 ? -x[i] : x[i];
-      max = magnitude > max ? magnitude : max;
+      max = x[i] > max ? x[i] : max;
+      negative_max = -x[i] > negative_max ? -x[i] : negative_max;
       tail_poison += x[i] * 0.0f;
     }
-    const float vector_max = V::reduce_max(V::max(vmax[0], vmax[1]));
+    const float vector_max = V::reduce_max(V::max(greatest[0], greatest[1]));
+    const float vector_negative_max = V::reduce_max(V::max(least[0], least[1]));
     max = vector_max > max ? vector_max : max;
-    p.scale[r] = max / 127.0f + (V::reduce_add(V::add(poison[0], poison[1])) + tail_poison);
-    const float inverse = max > 0 && max < __builtin_inff() ? 127.0f / max : 0.0f;
+    negative_max = vector_negative_max > negative_max ? vector_negative_max : negative_max;
+    const float half_span = 0.5f * max + 0.5f * negative_max;  // the whole might overflow
+    const float scale = half_span / 127.0f + (V::reduce_add(V::add(poison[0], poison[1])) + tail_poison);
+    float inverse = 127.0f / half_span;
+    if (!(inverse < __builtin_inff())) inverse = 0.0f;  // all of them 0, or as good as 0
 
-    if (p.scale[r] != p.scale[r]) {  // the scale says it all; converting NaN or infinity to an integer is undefined
-      for (i = 0; i < padded; i++) E::encode_value(y + i * E::value_bytes, static_cast<float>(E::zero_point));
+    if (scale != scale) {  // it says it all; converting NaN or infinity to an integer is undefined
+      p.quantization[r] = {scale, 0};
+      for (i = 0; i < padded; i++) E::encode_value(y + i * E::value_bytes, 0.0f);
       continue;
     }
-    const f32 vinverse = V::set1(inverse), zero_point = V::set1(static_cast<float>(E::zero_point));
+    const float zero = E::is_unsigned ? __builtin_rintf(negative_max * inverse) : 0.0f;
+    p.quantization[r] = {scale, static_cast<int32_t>(zero)};
+    const f32 vinverse = V::set1(inverse), vzero = V::set1(zero);
     i = 0;
     for (; i + V::lanes <= p.k; i += V::lanes) {
-      E::encode_vector(y + i * E::value_bytes, V::add(V::round(V::mul(V::load(x + i), vinverse)), zero_point));
+      E::encode_vector(y + i * E::value_bytes, V::add(V::round(V::mul(V::load(x + i), vinverse)), vzero));
     }
     for (; i < padded; i++) {
-      const float q = i < p.k ? __builtin_rintf(x[i] * inverse) : 0.0f;
-      E::encode_value(y + i * E::value_bytes, q + static_cast<float>(E::zero_point));
+      E::encode_value(y + i * E::value_bytes, (i < p.k ? __builtin_rintf(x[i] * inverse) : 0.0f) + zero);
     }
   }
 }

@@ -1,9 +1,11 @@
 // Element types of the tile: what a 32-bit unit of A and B holds, and how units multiply.
 //
-//   Vec, per          the vector type for everything else; values in a unit
-//   acc, b32, a32     registers of accumulators, of B, and of A (a_steps units of a row, or a broadcast where that is
-//   1) mac<s>(c, a, b)   c + a[s] . b per lane encode_vector(p, x)   stores Vec::lanes floats as A's values,
-//   `value_bytes` each encode_value(p, x)    the same for one
+// - Vec, per: the vector type for everything else; values in a unit
+// - acc, b32, a32: registers of accumulators, of B, and of A (a_steps units of a row, or a broadcast where that is 1)
+// - mac<s>(c, a, b): c + a[s] . b per lane
+// - encode_vector(p, x): stores Vec::lanes floats as A's values, `value_bytes` each; encode_value(p, x): one
+// - int8 only: is_unsigned, and first_acc(offset, zero): what sums begin with (core/packed.h, RowQuantization)
+//
 // F32 and its kin with per = 1 serve every tier; those with instructions of their own are in simd/.
 #pragma once
 #include <cstdint>
@@ -48,7 +50,8 @@ SBK_INLINE uint32_t round_to_bf16(float x) {
 // order of sums, the speed of fp32.
 template <class V>
 struct RoundedBF16 : F32<V> {
-  static constexpr int value_bytes = 4, zero_point = 0;
+  static constexpr int value_bytes = 4;
+  static constexpr bool is_unsigned = false;
   static SBK_INLINE void encode_value(void* p, float x) {
     const uint32_t bits = round_to_bf16(x);
     std::memcpy(p, &bits, sizeof bits);
@@ -67,11 +70,12 @@ struct WideInt8 {
   using acc = typename V::i32;
   using b32 = typename V::i32;
   using a32 = typename V::i32;
-  static constexpr int per = 1, a_steps = 1, value_bytes = 4, zero_point = 0;
+  static constexpr int per = 1, a_steps = 1, value_bytes = 4;
+  static constexpr bool is_unsigned = false;
 
   static SBK_INLINE b32 load_b(const int32_t* p) { return V::load_i32(p); }
   static SBK_INLINE a32 load_a(const int32_t* p) { return V::set1_i32(*p); }
-  static SBK_INLINE acc load_acc(const int32_t* p) { return V::load_i32(p); }
+  static SBK_INLINE acc first_acc(const int32_t* offset, int32_t) { return V::load_i32(offset); }
   static SBK_INLINE typename V::f32 to_float(acc c) { return V::to_float(c); }
   template <int S>
   static SBK_INLINE acc mac(acc c, a32 a, b32 b) {

@@ -17,8 +17,8 @@ constexpr KernelTable make_table(const char* isa) {
   t.tile_vectors = V::tile_vectors;
   t.tile_rows = V::tile_rows;
   t.conv = conv<F32<V>>;
-  t.bfloat16 = {B::per, 0, encode_bf16<B>, conv<B>};
-  t.int8 = {I::per, I::zero_point, encode_int8<I>, conv<I>};
+  t.bfloat16 = {B::per, false, encode_bf16<B>, conv<B>};
+  t.int8 = {I::per, I::is_unsigned, encode_int8<I>, conv<I>};
   t.layer_norm = layer_norm<V>;
   t.transpose = transpose<V>;
   t.attention = attention<F32<V>>;

@@ -21,15 +21,21 @@ enum class Activation : int32_t { none, gelu, gelu_tanh, relu };
 // Operands of the multiplications come in units of 32 bits: `per` = 1, 2 or 4 neighbours along K, as the tier's
 // instructions want them. In fp32 a unit is a float, and a row of x is its own encoding.
 //
+// How a row of x became integers: value = scale * (stored - zero).
+struct RowQuantization {
+  float scale;
+  int32_t zero;  // 0 where the tier stores signed integers
+};
+
 // y[r] = x[r] encoded for a convolution: ceil(k / per) units, the values behind k zero.
-// int8: q[i] = round(x[i] / scale), scale = max |x[r]| / 127, stored as q + zero_point; NaN or inf in a row make its
-// scale NaN.
+// int8: round(x[i] / scale) in 255 steps from the least value (or 0) to the greatest (or 0): scale = (greatest - least)
+// / 254. NaN or inf in a row make its scale NaN.
 struct EncodeArgs {
   const float* x;  // [rows][k]
   int64_t ldx;
-  void* y;       // [rows][ceil(k / per)] units
-  int64_t ldy;   // units between rows
-  float* scale;  // [rows], int8 only
+  void* y;                        // [rows][ceil(k / per)] units
+  int64_t ldy;                    // units between rows
+  RowQuantization* quantization;  // [rows], int8 only
   int64_t rows, k;
 };
 
@@ -43,9 +49,9 @@ struct ConvArgs {
   int64_t ldr;
   float* y;  // [rows][n]
   int64_t ldy;
-  int64_t rows, k, n;              // k in values
-  Activation activation;           // not together with a residual
-  const float* x_scale = nullptr;  // [rows], int8 only: of encode
+  int64_t rows, k, n;                               // k in values
+  Activation activation;                            // not together with a residual
+  const RowQuantization* x_quantization = nullptr;  // [rows], int8 only: of encode
 };
 
 // y[r] = (x[r] - mean) / sqrt(variance + eps) * gamma + beta over the n channels; variance divides by n. y may be x.
@@ -101,8 +107,8 @@ struct AttentionArgs {
 
 // Convolutions that multiply in less than fp32.
 struct LowPrecision {
-  int32_t per;         // values in a unit
-  int32_t zero_point;  // int8: added to the values of x, taken off again through the packed offsets
+  int32_t per;       // values in a unit
+  bool is_unsigned;  // int8: x is stored from 0 up, and RowQuantization::zero taken off through the packed offsets
   void (*encode)(const EncodeArgs&);
   void (*conv)(const ConvArgs&);
 };

@@ -73,11 +73,12 @@ struct Avx512Int8 {
   typedef int32_t acc __attribute__((vector_size(64)));  // a plain vector type: __m512i accumulators spill in GCC 12
   using b32 = __m512i;
   using a32 = __m512i;
-  static constexpr int per = 2, a_steps = 1, value_bytes = 2, zero_point = 0;
+  static constexpr int per = 2, a_steps = 1, value_bytes = 2;
+  static constexpr bool is_unsigned = false;
 
   static SBK_INLINE b32 load_b(const int32_t* p) { return _mm512_loadu_si512(p); }
   static SBK_INLINE a32 load_a(const int32_t* p) { return _mm512_set1_epi32(*p); }
-  static SBK_INLINE acc load_acc(const int32_t* p) { return reinterpret_cast<acc>(load_b(p)); }
+  static SBK_INLINE acc first_acc(const int32_t* offset, int32_t) { return reinterpret_cast<acc>(load_b(offset)); }
   template <int S>
   static SBK_INLINE acc mac(acc c, a32 a, b32 b) {
     return c + reinterpret_cast<acc>(_mm512_madd_epi16(a, b));

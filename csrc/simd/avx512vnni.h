@@ -1,5 +1,5 @@
-// AVX-512 VNNI: vpdpbusd, four products a lane. It multiplies unsigned by signed bytes, so x is stored plus 128;
-// packing takes 128 times the sum of each column's weights off again.
+// AVX-512 VNNI: vpdpbusd, four products a lane. It multiplies unsigned by signed bytes, so x is stored plus the zero of
+// its row; sums begin with as many times what packing has left for it, minus the sum of each column's weights.
 #pragma once
 #include "simd/avx512.h"
 
@@ -8,8 +8,12 @@ namespace {
 
 // Loads and conversions are those of Avx512Int8.
 struct VnniInt8 : Avx512Int8 {
-  static constexpr int per = 4, value_bytes = 1, zero_point = 128;
+  static constexpr int per = 4, value_bytes = 1;
+  static constexpr bool is_unsigned = true;
 
+  static SBK_INLINE acc first_acc(const int32_t* offset, int32_t zero) {
+    return reinterpret_cast<acc>(_mm512_mullo_epi32(load_b(offset), _mm512_set1_epi32(zero)));
+  }
   template <int S>
   static SBK_INLINE acc mac(acc c, a32 a, b32 b) {
     return reinterpret_cast<acc>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(c), a, b));

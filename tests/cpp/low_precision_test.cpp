@@ -48,13 +48,15 @@ struct Rounded {
   double scale = 1;
 
   Rounded(const float* x, int64_t count, Compute compute, Role role) {
-    float max = 0;
-    for (int64_t i = 0; i < count; i++) max = std::max(max, std::fabs(x[i]));
-    if (compute == Compute::int8) scale = max / 127.0f;
+    float least = 0, greatest = 0;
+    for (int64_t i = 0; i < count; i++) least = std::min(least, x[i]), greatest = std::max(greatest, x[i]);
+    // Weights are symmetric, activations take their whole range.
+    const float half_span = role == Role::weight ? std::max(greatest, -least) : 0.5f * greatest - 0.5f * least;
+    if (compute == Compute::int8) scale = half_span / 127.0f;
     // As the kernels do it: times the inverse of the scale, in float.
-    float inverse = max > 0 ? 127.0f / max : 0.0f;
-    if (compute == Compute::int8 && role == Role::weight && max > 0) {
-      scale = up_to_16_bits(max / 127.0f);
+    float inverse = half_span > 0 ? 127.0f / half_span : 0.0f;
+    if (compute == Compute::int8 && role == Role::weight && half_span > 0) {
+      scale = up_to_16_bits(half_span / 127.0f);
       inverse = 1.0f / static_cast<float>(scale);
     }
     for (int64_t i = 0; i < count; i++) {
@@ -63,8 +65,18 @@ struct Rounded {
   }
 };
 
+// Between guard pages.
+struct Quantization {
+  Buffer buffer;
+
+  Quantization(int64_t rows, Flush flush)
+      : buffer(rows * static_cast<int64_t>(sizeof(sbk::RowQuantization) / sizeof(float)), flush) {}
+  sbk::RowQuantization* data() { return reinterpret_cast<sbk::RowQuantization*>(buffer.data()); }
+  void freeze() { buffer.freeze(); }
+};
+
 // A value out of encoded units.
-double decoded(const sbk::LowPrecision& low, Compute compute, const float* units, int64_t i) {
+double decoded(const sbk::LowPrecision& low, Compute compute, const float* units, int64_t i, int32_t zero) {
   const char* p = reinterpret_cast<const char*>(units);
   if (compute == Compute::bfloat16) {
     uint32_t bits = 0;
@@ -77,15 +89,15 @@ double decoded(const sbk::LowPrecision& low, Compute compute, const float* units
   if (low.per == 1) {
     int32_t q;
     std::memcpy(&q, p + 4 * i, sizeof q);
-    return q - low.zero_point;
+    return q - zero;
   }
   if (low.per == 2) {
     int16_t q;
     std::memcpy(&q, p + 2 * i, sizeof q);
-    return q - low.zero_point;
+    return q - zero;
   }
   const uint8_t q = static_cast<uint8_t>(p[i]);
-  return q - low.zero_point;
+  return q - zero;
 }
 
 TEST(encoding_rounds_to_nearest) {
@@ -95,29 +107,38 @@ TEST(encoding_rounds_to_nearest) {
       for (const Flush flush : kBothEnds) {
         const Context where([&] { return text("compute=", static_cast<int>(compute), " k=", k); });
         Random random(static_cast<uint64_t>(k));
-        const int64_t rows = 3, units = (k + low.per - 1) / low.per;
+        const int64_t rows = 6, units = (k + low.per - 1) / low.per;
         Matrix x(rows, k, k + 2, flush), y(rows, units, units + 1, flush);
         x.fill(random, 3.0f);
-        for (int64_t i = 0; i < k; i++) x.at(1, i) = 0;
+        for (int64_t i = 0; i < k; i++) {
+          x.at(1, i) = 0;
+          x.at(3, i) = std::fabs(x.at(3, i)), x.at(4, i) = -std::fabs(x.at(4, i));
+          x.at(5, i) = i % 2 ? 3e38f : -3e38f;
+        }
         x.freeze();
-        Buffer scale(rows, flush);
+        Quantization quantization(rows, flush);
         low.encode({.x = x.data(),
                     .ldx = x.stride(),
                     .y = y.data(),
                     .ldy = y.stride(),
-                    .scale = compute == Compute::int8 ? scale.data() : nullptr,
+                    .quantization = compute == Compute::int8 ? quantization.data() : nullptr,
                     .rows = rows,
                     .k = k});
         CHECK(y.gaps_untouched());
         for (int64_t r = 0; r < rows; r++) {
           const Rounded wanted(x.data() + r * x.stride(), k, compute, Role::activation);
-          if (compute == Compute::int8) CHECK(std::fabs(scale.data()[r] - wanted.scale) <= 2 * kUnit * wanted.scale);
+          int32_t zero = 0;
+          if (compute == Compute::int8) {
+            zero = quantization.data()[r].zero;
+            CHECK(low.is_unsigned || zero == 0);
+            CHECK(std::fabs(quantization.data()[r].scale - wanted.scale) <= 2 * kUnit * wanted.scale);
+          }
           for (int64_t i = 0; i < k; i++) {
-            CHECK_EQ(decoded(low, compute, y.data() + r * y.stride(), i), wanted.values[static_cast<size_t>(i)]);
+            CHECK_EQ(decoded(low, compute, y.data() + r * y.stride(), i, zero), wanted.values[static_cast<size_t>(i)]);
           }
           if (compute == Compute::bfloat16) {  // int8 weights are 0 behind k, whatever x is there
             for (int64_t i = k; i < units * low.per; i++) {
-              CHECK_EQ(decoded(low, compute, y.data() + r * y.stride(), i), 0.0);
+              CHECK_EQ(decoded(low, compute, y.data() + r * y.stride(), i, zero), 0.0);
             }
           }
         }
@@ -145,15 +166,15 @@ void run(const sbk::KernelTable& table, Compute compute, const Case& c) {
   Matrix residual(c.rows, c.n, c.n + 1, c.flush), y(c.rows, c.n, c.n + 3, c.flush);
   Matrix encoded(c.rows, units, units + 2, c.flush);
   x.fill(random).freeze(), w.fill(random).freeze(), bias.fill(random).freeze(), residual.fill(random).freeze();
-  Buffer scale(c.rows, c.flush);
+  Quantization quantization(c.rows, c.flush);
   low.encode({.x = x.data(),
               .ldx = x.stride(),
               .y = encoded.data(),
               .ldy = encoded.stride(),
-              .scale = scale.data(),
+              .quantization = quantization.data(),
               .rows = c.rows,
               .k = c.k});
-  encoded.freeze(), scale.freeze();
+  encoded.freeze(), quantization.freeze();
 
   const sbk::Weight weight{w.data(), sbk::WeightType::float32, c.n, c.k, 1};
   // One head: all columns in one block.
@@ -177,7 +198,7 @@ void run(const sbk::KernelTable& table, Compute compute, const Case& c) {
             .k = c.k,
             .n = c.n,
             .activation = c.activation,
-            .x_scale = scale.data()});
+            .x_quantization = quantization.data()});
 
   Reals expected(c.rows, c.n);
   for (int64_t r = 0; r < c.rows; r++) {
@@ -238,8 +259,8 @@ TEST(nan_and_infinity_poison_their_row) {
       x.at(1, at) = value;
       const int64_t units = (k + low.per - 1) / low.per;
       Matrix encoded(rows, units, units, Flush::end);
-      Buffer scale(rows, Flush::end);
-      low.encode({x.data(), k, encoded.data(), units, scale.data(), rows, k});
+      Quantization quantization(rows, Flush::end);
+      low.encode({x.data(), k, encoded.data(), units, quantization.data(), rows, k});
       const sbk::Weight weight{w.data(), sbk::WeightType::float32, n, k, 1};
       Buffer section(sbk::packed_bytes(table, weight, 0, Compute::int8) / 4, Flush::end, 64);
       sbk::pack(table, weight, 0, section.data(), sbk::serial(), Compute::int8);
@@ -255,7 +276,7 @@ TEST(nan_and_infinity_poison_their_row) {
                 .k = k,
                 .n = n,
                 .activation = Activation::none,
-                .x_scale = scale.data()});
+                .x_quantization = quantization.data()});
       for (int64_t c = 0; c < n; c++) {
         CHECK(std::isfinite(y.at(0, c)));
         CHECK(std::isnan(y.at(1, c)));
