@@ -25,6 +25,7 @@ __all__ = [
     "FrozenWeight",
     "PackedWeight",
     "QuantizedRows",
+    "for_kernels",
     "freeze",
     "freeze_rows",
     "frozen_weights",
@@ -84,7 +85,7 @@ class FrozenWeight(Tensor):
             return args[0].rows(args[1])
         arguments = func._schema.arguments
         if func.namespace == "squeezebert_kernels" and _reads_packed(arguments, args, kwargs):
-            return func(*[_placeholder(a) if isinstance(a, FrozenWeight) else a for a in args], **kwargs)
+            return func(*map(for_kernels, args), **kwargs)
         for argument, value in zip(arguments, args):
             values = value if isinstance(value, (list, tuple)) else (value,)
             if argument.is_write and any(isinstance(v, FrozenWeight) for v in values):
@@ -143,9 +144,12 @@ def _dense(weight: FrozenWeight) -> Tensor:
     return weight.dense()
 
 
-def _placeholder(weight: FrozenWeight) -> Tensor:
-    """A tensor of this shape, one element large."""
-    return torch.empty(1, dtype=weight.dtype).expand(weight.shape)
+def for_kernels(tensor: Any) -> Any:
+    """What a kernel that finds its weights packed gets for ``tensor``: of a frozen weight a tensor of its shape, one
+    element large; anything else as it is."""
+    if not isinstance(tensor, FrozenWeight):
+        return tensor
+    return torch.empty(1, dtype=tensor.dtype).expand(tensor.shape)
 
 
 def _reads_packed(arguments: Sequence[Any], args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

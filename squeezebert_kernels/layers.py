@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .frozen import freeze
+from .frozen import for_kernels, freeze
 from .modules import compute_dtype
 from .packing import PackedWeights
 from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_no_kernel, why_not_fused
@@ -107,6 +107,7 @@ class LayerPlan:
                 *self.post, *self.post_norm, *self.intermediate, *self.output, *self.output_norm,
             )  # fmt: skip
             # In the order of encoder_layer's schema.
+            self.one_op = tuple(map(for_kernels, (*self.attention, *self.behind_attention)))
             self.layer_options = (*self.attention_options.values(), *self.groups, self.activation, *self.eps)
         else:
             names = ("_sbk_post", "_sbk_intermediate", "_sbk_output")
@@ -133,7 +134,7 @@ def fused_layer(
     is_packed = attention_packed is not None and packed[0] is not None
     if is_packed and _is_one_op(plan, hidden_states, attention_mask, offsets):
         y = ops.try_encoder_layer(
-            hidden_states, *plan.attention, attention_mask, *plan.behind_attention, attention_packed, packed[0],
+            hidden_states, *plan.one_op[:6], attention_mask, *plan.one_op[6:], attention_packed, packed[0],
             *plan.layer_options, offsets,
         )  # fmt: skip
         if y is not None:
@@ -169,7 +170,7 @@ def _is_one_op(plan: LayerPlan, x: Tensor, mask: Tensor | None, offsets: Tensor 
     """
     if plan.activation is None:
         return False
-    tensors = (x, mask, *plan.attention, *plan.behind_attention, offsets)
+    tensors = (x, mask, *plan.one_op, offsets)
     return (
         type(x) is Tensor
         and x.dtype == torch.float32
