@@ -29,7 +29,7 @@ def draw(data: dict[str, Any], folder: Path) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "squeezebert-kernels", "font.size": 9, "axes.spines.top": False})
+    matplotlib.rcParams.update({"svg.hashsalt": "squeezebert-kernels", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False})
     matplotlib.rcParams["axes.spines.right"] = False
     check(folder)
     written = []
@@ -49,6 +49,10 @@ def _save(figure: Any, folder: Path, name: str) -> list[Path]:
 
     plt.close(figure)
     return paths
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _caption(data: dict[str, Any]) -> str:
@@ -85,7 +89,7 @@ def _bars(data: dict[str, Any], folder: Path, model: str, threads: int) -> list[
             spread = [[r["median_ms"] - r["q1_ms"]], [r["q3_ms"] - r["median_ms"]]]
             axis.barh(y, r["median_ms"], xerr=spread, color=COLOURS[r["dtype"]], edgecolor="black" if ours else "none",
                       linewidth=1.2, error_kw={"linewidth": 0.8})  # fmt: skip
-            axis.annotate(f" {r['median_ms']:.3g}", (r["q3_ms"], y), va="center", fontsize=7)
+            axis.annotate(f" {_milliseconds(r['median_ms'])}", (r["q3_ms"], y), va="center", fontsize=7)
             if r["floor_ms"] is not None:
                 axis.plot([r["floor_ms"]] * 2, [y - 0.4, y + 0.4], color="black", linewidth=1, linestyle=":")
         axis.set_yticks(range(len(part)), [r["label"].split(" (")[0] for r in part], fontsize=7)
