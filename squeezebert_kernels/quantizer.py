@@ -7,6 +7,7 @@ of each weight named in the ``quantization_config`` of config.json. transformers
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -132,12 +133,21 @@ def mark_int8(model: nn.Module) -> None:
     """Lets every transformers model in ``model`` save what is int8 in it as such."""
     for module in _pretrained(model):
         names = sorted(_bare(name, module) for name, _, weight in frozen_weights(module) if weight.is_int8)
-        if names:
-            config = Int8Config(names)
-            module.hf_quantizer = Int8Quantizer(config)
-            module.quantization_method = QUANT_METHOD
-            module.is_quantized = True
-            module.config.quantization_config = config
+        quantizer = getattr(module, "hf_quantizer", None)
+        if isinstance(quantizer, Int8Quantizer):
+            quantizer.quantization_config.modules = names
+        if quantizer is not None or not names:
+            continue
+        shared = module.config
+        if not hasattr(shared, "quantization_config"):
+            own = copy.deepcopy(shared)  # other models may have been made from the same object
+            own.quantization_config = Int8Config(names)
+            for part in model.modules():
+                if part.__dict__.get("config") is shared:
+                    part.config = own
+        module.hf_quantizer = Int8Quantizer(module.config.quantization_config)
+        module.quantization_method = QUANT_METHOD
+        module.is_quantized = True
 
 
 def unmark_int8(model: nn.Module) -> None:

@@ -172,3 +172,26 @@ def test_a_scale_that_is_missing(tmp_path):
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-1000])
     with pytest.raises(ValueError, match="no whole safetensors file"):
         sbk.SqueezeBertModel.from_pretrained(tmp_path)
+
+
+def test_the_configuration_of_other_models_stays():
+    config = SqueezeBertConfig(**TINY)
+    one, other = sbk.SqueezeBertModel(config).eval(), sbk.SqueezeBertModel(config).eval()
+    only_int8(one)
+    assert hasattr(one.config, "quantization_config")
+    assert all(layer.attention.config is one.config for layer in one.encoder.layers)
+    assert not hasattr(config, "quantization_config")
+    assert other.config is config
+    sbk.restore(one)
+    assert not hasattr(one.config, "quantization_config")
+
+
+def test_layers_that_become_int8_later(tmp_path):
+    model = ours("SqueezeBertForTokenClassification")
+    hook = model.transformer.encoder.layers[1].attention.query.register_forward_hook(lambda *_: None)
+    only_int8(model)
+    hook.remove()
+    only_int8(model).save_pretrained(tmp_path)
+    loaded = sbk.SqueezeBertForTokenClassification.from_pretrained(tmp_path)
+    assert same(loaded.transformer, model.transformer, batch())
+    assert len(weights(loaded)) == len(weights(model))

@@ -29,7 +29,9 @@ def draw(data: dict[str, Any], folder: Path) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "squeezebert-kernels", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False})
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "squeezebert-kernels", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
+    )
     matplotlib.rcParams["axes.spines.right"] = False
     check(folder)
     written = []
