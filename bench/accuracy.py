@@ -8,6 +8,7 @@ Exit status 1 if a bar is missed: those of MEAN_COSINE and SAME_TOP in squeezebe
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -85,6 +86,7 @@ def squeezebert() -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     quiet_transformers()
     try:
         print(f"{machine_line()}\n")

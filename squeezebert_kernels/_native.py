@@ -16,8 +16,8 @@ def load() -> None:
     """Loads the library once. ImportError says how to build it where it is missing or does not fit this torch."""
     if not LIBRARY.exists():
         raise ImportError(
-            f"{LIBRARY.name} is not built: install the package with "
-            "`pip install --no-build-isolation -e .` (needs a C++20 compiler), or run `make demo`"
+            f"{LIBRARY} is not built: install the package with `pip install --no-build-isolation -e .` (needs a C++20 "
+            "compiler), or run `make demo`; if it is installed already, leave this checkout, which stands before it"
         )
     try:
         torch.ops.load_library(str(LIBRARY))
