@@ -106,11 +106,24 @@ def _lacks(path: Any, files: list[Path], missing: set[str], unexpected: Iterable
     )
 
 
+def _stray_scales(path: Any, files: list[Path], unexpected: Iterable[str]) -> str | None:
+    scales = [name for name in unexpected if name.endswith(".weight_scale")]
+    if not scales:
+        return None
+    return (
+        f"{_source(path, files)} holds int8 weights, but its config.json has no quantization_config for them: "
+        f"{_examples(scales)}"
+    )
+
+
 def explain_mismatch(model_class: Any, config: Any, path: Any, files: list[Path], shapes: Shapes) -> str | None:
     """Why weights in the files do not go into a model of this configuration; None if all of them would."""
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in model_class(config).state_dict().items()}
     base = model_class.base_model_prefix
+    stray = _stray_scales(path, files, _backbone(shapes, base) - scale_names(config))
+    if stray:
+        return stray
     missing = _backbone((*expected, *scale_names(config)), base) - _backbone(shapes, base)
     if missing:
         return _lacks(path, files, missing, _backbone(shapes, base) - _backbone(expected, base))
@@ -134,6 +147,9 @@ def check_loaded(path: Any, files: list[Path], base_prefix: str, info: dict[str,
     Raises:
         ValueError: names the files and the weights that are missing.
     """
+    stray = _stray_scales(path, files, info["unexpected_keys"])
+    if stray:
+        raise ValueError(stray)
     missing = _backbone(info["missing_keys"], base_prefix)
     if missing:
         raise ValueError(_lacks(path, files, missing, info["unexpected_keys"]))

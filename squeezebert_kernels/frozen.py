@@ -225,11 +225,8 @@ class QuantizedRows(FrozenWeight):
     def _context(self) -> tuple[Any, ...]:
         return (self.dtype,)
 
-    def _scaled(self, values: Tensor, scale: Tensor) -> Tensor:
-        return (values * scale.view(*scale.shape, *[1] * (values.dim() - scale.dim()))).to(self.dtype)
-
     def dense(self) -> Tensor:
-        return self._scaled(self.quantized, self.scale)
+        return (self.quantized * self.scale.view(-1, *[1] * (self.dim() - 1))).to(self.dtype)
 
     @property
     def compute(self) -> str | None:
@@ -244,7 +241,9 @@ class QuantizedRows(FrozenWeight):
 
     def rows(self, indices: Tensor) -> Tensor:
         """The rows at ``indices``: what torch.nn.functional.embedding gives."""
-        return self._scaled(self.quantized[indices], self.scale[indices])
+        # Each by torch's own lookup, for its checks of the indices.
+        scale = aten.embedding.default(self.scale[:, None], indices)
+        return (aten.embedding.default(self.quantized, indices) * scale).to(self.dtype)
 
 
 def packed_of(weights: Sequence[Tensor], dtype: str) -> Tensor | None:
@@ -302,14 +301,17 @@ def return_memory() -> None:
             trim(0)
 
 
-def thaw(module: nn.Module) -> None:
-    """Gives ``module`` a dense weight again; what was rounded stays rounded."""
+def thaw(module: nn.Module, original: Tensor | None = None) -> None:
+    """Gives ``module`` the ``original`` in place of a frozen weight, or a dense one; what was rounded stays rounded."""
     weight = module._parameters.get("weight")
-    if isinstance(weight, FrozenWeight):
-        module._parameters["weight"] = nn.Parameter(weight.dense(), requires_grad=weight.trainable)
-        for key, hook in list(module._state_dict_hooks.items()):
-            if hook is _to_plain:
-                del module._state_dict_hooks[key]
+    if not isinstance(weight, FrozenWeight):
+        return
+    if original is None:
+        original = nn.Parameter(weight.dense(), requires_grad=weight.trainable)
+    module._parameters["weight"] = original  # type: ignore[assignment]
+    for key, hook in list(module._state_dict_hooks.items()):
+        if hook is _to_plain and not isinstance(original, FrozenWeight):
+            del module._state_dict_hooks[key]
 
 
 def frozen_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, FrozenWeight]]:

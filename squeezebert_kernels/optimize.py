@@ -120,7 +120,8 @@ def optimize(
     _check_frozen(model, compute, dtype)
 
     changed: list[nn.Module] = []
-    frozen_before = {id(module) for _, module, _ in frozen_weights(model)}
+    # Until nothing can fail any more: what is packed may be rounded.
+    originals = [(module, module._parameters.get("weight")) for module in model.modules()] if free_original else []
     converted: list[_Converted] = []
     try:
         if dtype == torch.float32:
@@ -150,16 +151,20 @@ def optimize(
                 set_skip_padding(module, skip_padding)
         if free_original:
             leave_one_copy(model, found, embeddings=compute == "int8")
+            mark_int8(model)
     except BaseException:
-        for _, module, _ in list(frozen_weights(model)):
-            if id(module) not in frozen_before:
-                thaw(module)
+        for module, weight in originals:
+            if weight is not None:
+                thaw(module, weight)
         for module in changed:
             _restore_class(module)
         for one in converted:
             one.tensor.data = one.data
             one.tensor.grad = one.grad
         raise
+    if free_original:
+        originals.clear()
+        return_memory()
     return model
 
 
@@ -172,6 +177,8 @@ def _check_frozen(model: nn.Module, compute: str, dtype: torch.dtype | None) -> 
             )
 
 
+@torch.inference_mode(False)  # parameters must not become inference tensors, which autograd refuses later
+@torch.no_grad()
 def leave_one_copy(model: nn.Module, found: Report, *, embeddings: bool = False, only: type = Tensor) -> None:
     """Frees the originals of weights that run on the kernels according to ``found``, where they are tensors of type
     ``only``; with ``embeddings``, turns those into int8."""
@@ -192,8 +199,6 @@ def leave_one_copy(model: nn.Module, found: Report, *, embeddings: bool = False,
         for embedding in model.modules():
             if _can_be_int8(embedding, shared):
                 freeze_rows(embedding)
-    mark_int8(model)
-    return_memory()
 
 
 def _can_be_int8(module: nn.Module, shared: set[int]) -> TypeGuard[nn.Embedding]:
@@ -257,8 +262,10 @@ def restore(model: Model) -> Model:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    with torch.inference_mode(False), torch.no_grad():
+        for module in model.modules():
+            thaw(module)
     for module in model.modules():
-        thaw(module)
         _restore_class(module)
     unmark_int8(model)
     for module in model.modules():

@@ -8,16 +8,19 @@ of each weight named in the ``quantization_config`` of config.json. transformers
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .frozen import QuantizedRows, frozen_weights, int8_state_dict, put
+from .frozen import QuantizedRows, frozen_weights, int8_state_dict, put, return_memory
 
 __all__ = ["Int8Config", "Int8Quantizer", "mark_int8", "scale_names", "unmark_int8"]
 
@@ -49,6 +52,12 @@ class Int8Quantizer(HfQuantizer):
 
     requires_calibration = True  # that is: only for checkpoints that are int8 already
 
+    def update_dtype(self, dtype: Any) -> Any:
+        """float32, which everything but the weights is computed in; in half precision the scales would be rounded."""
+        if dtype not in (None, torch.float32):
+            warnings.warn(f"an int8 model is loaded in float32, not in {dtype}", stacklevel=2)
+        return torch.float32
+
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         wanted = set(self.quantization_config.modules)
         for name, module in model.named_modules():
@@ -62,6 +71,7 @@ class Int8Quantizer(HfQuantizer):
         lost = sorted(name for name in wanted if name.startswith(("embeddings.", "encoder.")))
         if lost:
             raise ValueError(f"quantization_config names modules that {type(model).__name__} does not have: {lost[:3]}")
+        _check_files(kwargs.get("checkpoint_files") or (), model, set(self.quantization_config.modules))
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -69,12 +79,17 @@ class Int8Quantizer(HfQuantizer):
 
         dtype = _dtype_of(model)
         for module in model.modules():
-            if "weight_scale" in module._buffers and module.weight.dtype == torch.int8:
+            if "weight_scale" in module._buffers:
+                if module.weight.dtype != torch.int8:
+                    raise ValueError(f"the weight of a {type(module).__name__} is {module.weight.dtype}, not int8")
                 values, scale = module.weight.detach(), module._buffers.pop("weight_scale")
+                if not ((scale >= 0) & scale.isfinite()).all():
+                    raise ValueError(f"weight_scale of a {type(module).__name__} is missing, negative or not finite")
                 module.weight = nn.Parameter(torch.empty(0), requires_grad=True)
                 put(module, QuantizedRows(values, scale.float(), dtype))
         optimize(model, quantization="int8")
         leave_one_copy(model, report(model), only=QuantizedRows)
+        return_memory()
         return model
 
     def get_state_dict_and_metadata(self, model: Any, safe_serialization: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -107,6 +122,23 @@ class Int8Quantizer(HfQuantizer):
         from .optimize import restore
 
         return restore(model)
+
+
+def _check_files(files: Iterable[Any], model: Any, modules: set[str]) -> None:
+    """Refuses a file in which something else stands for an int8 weight, which transformers would convert."""
+    dtypes: dict[str, str] = {}
+    for file in files:
+        if not str(file).endswith(".safetensors"):
+            return
+        with safe_open(str(file), framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                dtypes[_bare(name, model)] = opened.get_slice(name).get_dtype()
+    for module in sorted(modules) if dtypes else ():
+        for name, wanted in ((f"{module}.weight", "I8"), (f"{module}.weight_scale", "F32")):
+            if name in dtypes and dtypes[name] != wanted:
+                raise ValueError(f"{name} is {dtypes[name]} in the checkpoint, but quantization_config says {wanted}")
+            if name not in dtypes and module.startswith(("embeddings.", "encoder.")):
+                raise ValueError(f"the checkpoint lacks {name}, which quantization_config says is there")
 
 
 def scale_names(config: Any) -> set[str]:

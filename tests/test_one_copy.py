@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import sys
 
 import pytest
 import torch
@@ -295,3 +296,41 @@ def test_unpack_is_the_inverse_of_pack(dtype):
             ops.unpack(*arguments, num_heads=6, dtype=dtype)
     with pytest.raises(ValueError, match="was not made for dtype="):
         ops.unpack(packed, shapes, groups, 0, num_heads=6, dtype="int8" if dtype == "float32" else "float32")
+
+
+@pytest.mark.parametrize("bad", [-1, 9])
+def test_embeddings_check_indices(bad):
+    embedding = nn.Embedding(9, 5)
+    frozen.freeze_rows(embedding)
+    with pytest.raises(IndexError):
+        embedding(torch.tensor([1, bad]))
+    with pytest.raises(RuntimeError, match="Long"):
+        embedding(torch.tensor([1], dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", OPTIONS)
+def test_under_inference_mode(dtype):
+    model = squeezebert()
+    with torch.inference_mode():
+        sbk.optimize(model, free_original=True, **OPTIONS[dtype])
+        output(model)
+    model(**batch())[0].sum().backward()
+    with torch.inference_mode():
+        sbk.restore(model)
+    model(**batch())[0].sum().backward()
+
+
+def test_a_failure_at_the_end_keeps_the_originals(monkeypatch):
+    model = squeezebert()
+    before = copy.deepcopy(model.state_dict())
+    monkeypatch.setattr(sys.modules["squeezebert_kernels.optimize"], "mark_int8", lambda model: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        one_copy_of(model)
+    assert not weights(model)
+    assert not any(module._state_dict_hooks for module in model.modules())
+    assert not hasattr(model.config, "quantization_config")
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def one_copy_of(model):
+    return sbk.optimize(model, free_original=True, quantization="int8")
