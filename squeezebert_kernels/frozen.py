@@ -308,7 +308,7 @@ def thaw(module: nn.Module, original: Tensor | None = None) -> None:
         return
     if original is None:
         original = nn.Parameter(weight.dense(), requires_grad=weight.trainable)
-    module._parameters["weight"] = original  # type: ignore[assignment]
+    module._parameters["weight"] = original
     for key, hook in list(module._state_dict_hooks.items()):
         if hook is _to_plain and not isinstance(original, FrozenWeight):
             del module._state_dict_hooks[key]
