@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
+from .circumstances import is_tracing, under_transform, wants_gradients
 from .frozen import for_kernels, freeze
 from .modules import compute_dtype
 from .packing import PackedWeights
@@ -175,11 +176,11 @@ def _is_one_op(plan: LayerPlan, x: Tensor, mask: Tensor | None, offsets: Tensor 
         type(x) is Tensor
         and x.dtype == torch.float32
         and (mask is None or (type(mask) is Tensor and mask.dtype == torch.float32))
-        and not ops.is_tracing()
-        and not ops.under_transform()
+        and not is_tracing()
+        and not under_transform()
         and not torch.is_autocast_enabled("cpu")
         and all(t is None or t.is_cpu for t in tensors)  # a meta tensor would send the op to its shape function
-        and not ops.wants_gradients(tensors)
+        and not wants_gradients(tensors)
     )
 
 
@@ -234,7 +235,7 @@ _plans: weakref.WeakKeyDictionary[nn.Module, tuple[LayerPlan, _Record]] = weakre
 
 def plan_of(layer: nn.Module, family: LayerFamily) -> LayerPlan:
     """The plan of ``layer`` as it is now."""
-    if torch.compiler.is_compiling() or ops.under_transform():
+    if torch.compiler.is_compiling() or under_transform():
         return LayerPlan(layer, family)
     known = _plans.get(layer)
     if known is not None and known[1].fits(layer):

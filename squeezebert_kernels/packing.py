@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from . import ops
+from .circumstances import is_tracing, under_transform
 from .frozen import QuantizedRows, packed_of
 
 _PACKABLE = (torch.nn.Parameter, Tensor, QuantizedRows)
@@ -65,7 +66,7 @@ class PackedWeights:
 
         While tracing, packing becomes part of the graph: slower, but never stale.
         """
-        tracing = ops.is_tracing()
+        tracing = is_tracing()
         if self._state is not None and not tracing:
             known_dtype, stamps, packed = self._state
             same = known_dtype == dtype and all(stamp.fits(w) for stamp, w in zip(stamps, weights))
@@ -75,7 +76,7 @@ class PackedWeights:
             return only_copy
         if any(w.device.type not in ("cpu", "meta") or w.dtype not in ops.PACKED_FROM for w in weights):
             return None
-        if ops.under_transform():  # weights may have no storage, and the reference does the work
+        if under_transform():  # weights may have no storage, and the reference does the work
             return None
         if tracing:
             return None if dtype == "float32" else ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)

@@ -14,7 +14,7 @@ from transformers import activations
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
-from . import ops
+from .circumstances import under_transform
 from .frozen import PackedWeight, QuantizedRows
 from .modules import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise
 
@@ -187,7 +187,7 @@ def why_no_kernel(x: Tensor) -> str | None:
     """Why no kernel computes on tensors like ``x``; None if one does."""
     if not isinstance(x, Tensor):
         return f"a {type(x).__name__} is no tensor"
-    if ops.under_transform():
+    if under_transform():
         return "a torch.func transform or forward-mode differentiation is at work"
     if x.device.type not in ("cpu", "meta"):
         return f"no kernels for device type {x.device.type!r}"

@@ -77,7 +77,6 @@ class Int8Quantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         from .optimize import leave_one_copy, optimize, report
 
-        dtype = _dtype_of(model)
         for module in model.modules():
             if "weight_scale" in module._buffers:
                 if module.weight.dtype != torch.int8:
@@ -86,7 +85,7 @@ class Int8Quantizer(HfQuantizer):
                 if not ((scale >= 0) & scale.isfinite()).all():
                     raise ValueError(f"weight_scale of a {type(module).__name__} is missing, negative or not finite")
                 module.weight = nn.Parameter(torch.empty(0), requires_grad=True)
-                put(module, QuantizedRows(values, scale.float(), dtype))
+                put(module, QuantizedRows(values, scale, torch.float32))
         optimize(model, quantization="int8")
         leave_one_copy(model, report(model), only=QuantizedRows)
         return_memory()
@@ -150,11 +149,6 @@ def scale_names(config: Any) -> set[str]:
 
 def _bare(name: str, model: Any) -> str:
     return name.removeprefix(f"{model.base_model_prefix}.")
-
-
-def _dtype_of(model: nn.Module) -> torch.dtype:
-    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(floating, torch.float32)
 
 
 def _pretrained(model: nn.Module) -> list[Any]:
