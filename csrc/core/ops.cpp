@@ -139,7 +139,7 @@ void shared_conv(const KernelTable& table, const Parallel& parallel, const Conv&
                  Activation activation, Input residual, Output y) {
   const int64_t n = blocks(conv);
   const int64_t tile = token_tile(table, rows, parallel.threads, n), tiles = divide_up(rows, tile);
-  Workspace& workspace = Workspace::of_op();
+  Workspace& workspace = Workspace::of<Scope::op>();
   workspace.reserve(encoded_size(*conv.weight, rows) + quantization_size(*conv.weight, rows), 2);
   const Encoder encoder(table, *conv.weight, rows, workspace);
   if (encoder.kernels) {
@@ -169,7 +169,7 @@ void shared_layer_norm(const KernelTable& table, const Parallel& parallel, const
 void post_attention_by_columns(const KernelTable& table, const Parallel& parallel, const PostAttentionBlock& block,
                                Input context, Input residual, int64_t rows, Output y) {
   const int64_t channels = block.post.out_channels(), hidden_channels = block.intermediate.out_channels();
-  Workspace& workspace = Workspace::of_block();
+  Workspace& workspace = Workspace::of<Scope::block>();
   workspace.reserve(rows * (2 * channels + hidden_channels), 3);
   const Output h{workspace.take(rows * channels), channels}, sum{workspace.take(rows * channels), channels};
   const Output hidden{workspace.take(rows * hidden_channels), hidden_channels};
@@ -194,7 +194,7 @@ void grouped_pointwise_conv_layer_norm(const KernelTable& table, const Parallel&
   const int64_t tile = token_tile(table, rows, parallel.threads);
   parallel_for(parallel, divide_up(rows, tile), [&](int64_t task) {
     const int64_t row = task * tile, n = std::min(tile, rows - row);
-    Workspace& workspace = Workspace::of_task();
+    Workspace& workspace = Workspace::of<Scope::task>();
     workspace.reserve(encoded_size(*conv.weight, n) + quantization_size(*conv.weight, n), 2);
     const Encoder encoder(table, *conv.weight, n, workspace);
     const Input tile_x{x.row(row), x.stride};
@@ -221,7 +221,7 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
       if (convs[j]->weight->groups == convs[i]->weight->groups) shared_with[i] = std::min(shared_with[i], j);
     }
   }
-  Workspace& shared = Workspace::of_op();
+  Workspace& shared = Workspace::of<Scope::op>();
   int64_t floats = 0;
   for (int i = 0; i < 3; i++) {
     if (shared_with[i] == i)
@@ -252,7 +252,7 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
     // A cache line more than needed: see score_stride in kernels/attention.h.
     const int64_t ldk = round_up(length, table.lanes) + 16;
     const int64_t scratch = table.attention_scratch(length, d);
-    Workspace& workspace = Workspace::of_task();
+    Workspace& workspace = Workspace::of<Scope::task>();
     // The last row of v is read up to whole vectors, which ld covers.
     workspace.reserve(2 * length * ld + d_units * ldk + scratch + (half ? length * (d_units + ld) : 0), 6);
     const Output qk{workspace.take(length * ld), ld}, v{workspace.take(length * ld), ld};
@@ -323,7 +323,7 @@ void post_attention_block(const KernelTable& table, const Parallel& parallel, co
 
   parallel_for(parallel, divide_up(rows, tile), [&](int64_t task) {
     const int64_t row = task * tile, n = std::min(tile, rows - row);
-    Workspace& workspace = Workspace::of_task();
+    Workspace& workspace = Workspace::of<Scope::task>();
     workspace.reserve(tile * (2 * channels + ldh) + size(*post.weight) + size(*up.weight) + size(part), 9);
     const Output h{workspace.take(tile * channels), channels}, hidden{workspace.take(tile * ldh), ldh};
     const Output sum{workspace.take(tile * channels), channels};
@@ -352,7 +352,7 @@ void encoder_layer(const KernelTable& table, const Parallel& parallel, const Att
                    const PostAttentionBlock& post_attention, Input x, const Sequences& sequences,
                    const AttentionMask& mask, Output y) {
   const int64_t rows = sequences.rows(), channels = attention.query.out_channels();
-  Workspace& workspace = Workspace::of_layer();
+  Workspace& workspace = Workspace::of<Scope::layer>();
   workspace.reserve(rows * channels, 1);
   const Output context{workspace.take(rows * channels), channels};
   attention_block(table, parallel, attention, x, sequences, mask, context);

@@ -9,6 +9,10 @@ namespace sbk {
 
 inline constexpr std::size_t kCacheLine = 64;
 
+// What scratch memory lives for: one task; an op, whose tasks share it; what one op of a block, or one block of a
+// layer, leaves to the next.
+enum class Scope { task, op, block, layer };
+
 // A bump allocator over one buffer. reserve() first, then take(); everything taken before is void after the next
 // reserve().
 class Workspace {
@@ -33,26 +37,9 @@ class Workspace {
     return p;
   }
 
-  // The calling thread's workspace for one task.
-  static Workspace& of_task() {
-    static thread_local Workspace workspace;
-    return workspace;
-  }
-
-  // The calling thread's workspace for one op: what its tasks share, while this thread runs some of them itself.
-  static Workspace& of_op() {
-    static thread_local Workspace workspace;
-    return workspace;
-  }
-
-  // The calling thread's workspace for what one op of a block leaves to the next.
-  static Workspace& of_block() {
-    static thread_local Workspace workspace;
-    return workspace;
-  }
-
-  // The calling thread's workspace for what one block of a layer leaves to the next.
-  static Workspace& of_layer() {
+  // The calling thread's workspace for `scope`. Each is its own: a thread may run tasks of an op that it has started.
+  template <Scope scope>
+  static Workspace& of() {
     static thread_local Workspace workspace;
     return workspace;
   }
