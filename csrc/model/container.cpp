@@ -1,0 +1,134 @@
+#include "model/container.h"
+
+#include <bit>
+#include <cstring>
+
+#include "model/failure.h"
+
+namespace sbk {
+namespace {
+
+constexpr uint64_t kAlignment = 64;
+
+uint64_t round_up(uint64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
+
+uint64_t mix(uint64_t h, uint64_t word) { return std::rotl((h ^ word) * 0x9e3779b97f4a7c15u, 31); }
+
+// Over the header, with its own field 0, and the entries.
+uint64_t header_checksum(FileHeader header, const SectionEntry* entries) {
+  header.checksum = 0;
+  return mix(checksum(&header, sizeof header), checksum(entries, header.sections * sizeof(SectionEntry)));
+}
+
+bool is_weight(SectionKind kind) { return kind != SectionKind::text; }
+
+uint64_t value_bytes(WeightType type) { return type == WeightType::float32 ? 4 : 2; }
+
+// Bytes that a section of this kind and shape has; for text and packed: what the entry says.
+uint64_t expected_bytes(const SectionEntry& e) {
+  const auto rows = static_cast<uint64_t>(e.rows), columns = static_cast<uint64_t>(e.columns);
+  if (e.kind == SectionKind::values) return rows * columns * value_bytes(e.type);
+  if (e.kind == SectionKind::int8) return round_up(rows * columns) + rows * sizeof(float);
+  return e.bytes;
+}
+
+void check_entry(const SectionEntry& e, const FileHeader& header, uint64_t bytes, uint64_t previous_end,
+                 const std::string& path) {
+  constexpr int64_t kMost = int64_t{1} << 31;
+  if (std::memchr(e.name, 0, sizeof e.name) == nullptr) fail(SBK_BAD_FILE, path, ": a section has no name");
+  const std::string where = path + ": " + e.name;
+  if (e.kind > SectionKind::packed || e.type > WeightType::bfloat16) fail(SBK_BAD_FILE, where, ": of unknown kind");
+  if (e.rows < 0 || e.columns < 0 || e.rows > kMost || e.columns > kMost || (e.rows > 0 && e.columns > kMost * 16 / e.rows)) {
+    fail(SBK_BAD_FILE, where, ": its shape is impossible");
+  }
+  if (e.offset % kAlignment != 0 || e.offset < previous_end || e.offset > bytes || e.bytes > bytes - e.offset) {
+    fail(SBK_BAD_FILE, where, ": not inside the file of ", header.file_bytes, " bytes");
+  }
+  if (e.bytes != expected_bytes(e)) fail(SBK_BAD_FILE, where, ": its size does not fit its shape");
+}
+
+}  // namespace
+
+uint64_t checksum(const void* data, uint64_t bytes) {
+  const auto* p = static_cast<const std::byte*>(data);
+  uint64_t h[4] = {1, 2, 3, 4}, words[4];
+  uint64_t left = bytes;
+  for (; left >= sizeof words; left -= sizeof words, p += sizeof words) {
+    std::memcpy(words, p, sizeof words);
+    for (int i = 0; i < 4; i++) h[i] = mix(h[i], words[i]);
+  }
+  std::memset(words, 0, sizeof words);
+  if (left > 0) std::memcpy(words, p, left);
+  uint64_t result = bytes;
+  for (int i = 0; i < 4; i++) result = mix(result, mix(h[i], words[i]));
+  return result ^ result >> 29;
+}
+
+std::vector<Section> read_container(const std::byte* file, uint64_t bytes, const std::string& path, bool verify,
+                                    std::string* tier) {
+  FileHeader header;
+  if (bytes < sizeof header) fail(SBK_BAD_FILE, path, ": too short for a .sbk file");
+  std::memcpy(&header, file, sizeof header);
+  if (std::memcmp(header.magic, kFileMagic, sizeof kFileMagic) != 0) fail(SBK_BAD_FILE, path, ": not a .sbk file");
+  if (header.endianness != kEndianness) fail(SBK_BAD_FILE, path, ": damaged, or of another byte order");
+  if (header.version != kFileVersion) {
+    fail(SBK_BAD_FILE, path, ": version ", header.version, " of the format, this library reads version ", kFileVersion);
+  }
+  if (header.file_bytes != bytes) {
+    fail(SBK_BAD_FILE, path, ": ", bytes, " bytes long, should be ", header.file_bytes, bytes < header.file_bytes ? ": truncated" : "");
+  }
+  if (header.sections > (bytes - sizeof header) / sizeof(SectionEntry)) fail(SBK_BAD_FILE, path, ": damaged header");
+  // Mapped at a page boundary, or copied to a 64-byte one: entries can be read in place.
+  const auto* entries = reinterpret_cast<const SectionEntry*>(file + sizeof header);
+  if (header_checksum(header, entries) != header.checksum) fail(SBK_BAD_FILE, path, ": damaged header: wrong checksum");
+  if (std::memchr(header.tier, 0, sizeof header.tier) == nullptr) fail(SBK_BAD_FILE, path, ": damaged header");
+  *tier = header.tier;
+
+  std::vector<Section> sections;
+  uint64_t end = sizeof header + header.sections * sizeof(SectionEntry);
+  for (uint64_t i = 0; i < header.sections; i++) {
+    const SectionEntry& e = entries[i];
+    check_entry(e, header, bytes, end, path);
+    end = e.offset + e.bytes;
+    if ((verify || !is_weight(e.kind)) && checksum(file + e.offset, e.bytes) != e.checksum) {
+      fail(SBK_BAD_FILE, path, ": ", e.name, ": damaged: wrong checksum");
+    }
+    sections.push_back({e.name, e.kind, e.type, e.rows, e.columns, file + e.offset, e.bytes});
+  }
+  return sections;
+}
+
+void write_container(const std::string& path, std::string_view tier, const std::vector<Section>& sections) {
+  FileHeader header;
+  std::memset(&header, 0, sizeof header);
+  std::memcpy(header.magic, kFileMagic, sizeof kFileMagic);
+  header.version = kFileVersion, header.endianness = kEndianness, header.sections = sections.size();
+  tier.copy(header.tier, sizeof header.tier - 1);
+
+  std::vector<SectionEntry> entries(sections.size());
+  uint64_t at = sizeof header + sections.size() * sizeof(SectionEntry);
+  for (std::size_t i = 0; i < sections.size(); i++) {
+    const Section& s = sections[i];
+    SectionEntry& e = entries[i];
+    std::memset(&e, 0, sizeof e);
+    if (s.name.size() >= sizeof e.name) fail(SBK_UNSUPPORTED, "the name '", s.name, "' is too long for a .sbk file");
+    s.name.copy(e.name, sizeof e.name - 1);
+    e.kind = s.kind, e.type = s.type, e.rows = s.rows, e.columns = s.columns, e.bytes = s.bytes;
+    e.offset = at = round_up(at);
+    e.checksum = checksum(s.data, s.bytes);
+    at += s.bytes;
+  }
+  header.file_bytes = at;
+  header.checksum = header_checksum(header, entries.data());
+
+  FileWriter::replace(path, [&](FileWriter& file) {
+    file.write(&header, sizeof header);
+    file.write(entries.data(), entries.size() * sizeof(SectionEntry));
+    for (const Section& s : sections) {
+      file.align(kAlignment);
+      file.write(s.data, s.bytes);
+    }
+  });
+}
+
+}  // namespace sbk

@@ -1,0 +1,75 @@
+// A SqueezeBERT or BERT model without torch: its weights by their places in the network, and how they are found.
+#pragma once
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/ops.h"
+#include "include/squeezebert_kernels.h"
+#include "model/config.h"
+#include "model/tokenizer.h"
+#include "model/weights.h"
+
+namespace sbk {
+
+struct EncoderLayer {
+  AttentionBlock attention;
+  PostAttentionBlock post_attention;
+};
+
+// Immutable once it is loaded.
+class Model {
+ public:
+  struct Options {
+    sbk_dtype dtype = SBK_DTYPE_DEFAULT;
+    sbk_head head = SBK_HEAD_DEFAULT;
+    const TierLayout* layout = nullptr;  // of the tier that is to run it
+    bool verify = false;
+  };
+
+  // A .sbk file, or a folder with config.json and model.safetensors. Throws Failure, std::bad_alloc.
+  static std::unique_ptr<Model> load(const std::string& path, const Options& options, const Parallel& parallel);
+
+  // As a .sbk file.
+  void save(const std::string& path) const;
+
+  ModelConfig config;
+  Compute compute = Compute::float32;
+  std::string tier;
+
+  Table words, positions, types;
+  Norm embedding_norm;
+  std::vector<EncoderLayer> layers;
+  Conv pooler{};  // weight is null where a member below does not exist
+  // Masked language model: logits = decoder . layer_norm(activation(transform(h))) + decoder_bias.
+  Conv transform{};
+  Norm transform_norm{};
+  Table decoder{};
+  const float* decoder_bias = nullptr;
+  // Every other head: one row of logits for each row of channels.
+  Conv classifier{};
+
+  const Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }
+  const Weights& weights() const { return *weights_; }
+
+ private:
+  Model() = default;
+  void assemble(Compute compute);
+  void assemble_head();
+  Conv conv(const std::string& name, const ConvShape& shape, Compute compute);
+  Norm norm(const std::string& name, int64_t channels, float eps);
+  void open_tokenizer(const std::byte* data, uint64_t bytes, const std::string& path);
+
+  std::unique_ptr<Weights> weights_;
+  std::string config_text_;
+  std::vector<std::byte> tokenizer_data_;
+  std::optional<Tokenizer> tokenizer_;
+};
+
+// False for what is no dtype to compute in. SBK_DTYPE_DEFAULT is not.
+bool to_compute(sbk_dtype dtype, Compute* compute);
+sbk_dtype to_dtype(Compute compute);
+
+}  // namespace sbk
