@@ -21,8 +21,8 @@ struct sbk_context {
 };
 
 struct sbk_weight {
-  sbk::Weight weight;  // its shape; no values
-  const sbk::PackedHeader* packed;
+  int64_t num_heads;
+  const sbk::PackedHeader* packed;  // in `memory`
   std::unique_ptr<std::byte[]> memory;
 };
 

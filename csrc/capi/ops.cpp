@@ -71,10 +71,11 @@ sbk_status sbk_weight_create(const float* weight, int32_t out_channels, int32_t 
     const Weight w{weight, WeightType::float32, out_channels, in_channels / groups, groups};
     auto made = std::make_unique<sbk_weight>();
     const auto bytes = static_cast<std::size_t>(packed_bytes(layout, w, num_heads, compute));
-    made->memory = AlignedBytes(bytes);
+    made->memory.reset(new std::byte[bytes + kCacheLine]);
+    std::byte* aligned = made->memory.get() + kCacheLine - reinterpret_cast<uintptr_t>(made->memory.get()) % kCacheLine;
+    pack(layout, w, num_heads, aligned, serial(), compute);
     made->num_heads = num_heads;
-    made->packed = reinterpret_cast<const PackedHeader*>(made->memory.data());
-    pack(layout, w, num_heads, made->memory.data(), serial(), compute);
+    made->packed = reinterpret_cast<const PackedHeader*>(aligned);
     *packed = made.release();
   });
 }

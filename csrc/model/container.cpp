@@ -64,7 +64,7 @@ uint64_t checksum(const void* data, uint64_t bytes) {
   return result ^ result >> 29;
 }
 
-std::vector<Section> read_container(const std::byte* file, uint64_t bytes, const std::string& path, bool verify,
+std::vector<FileSection> read_container(const std::byte* file, uint64_t bytes, const std::string& path, bool verify,
                                     std::string* tier) {
   FileHeader header;
   if (bytes < sizeof header) fail(SBK_BAD_FILE, path, ": too short for a .sbk file");
@@ -84,7 +84,7 @@ std::vector<Section> read_container(const std::byte* file, uint64_t bytes, const
   if (std::memchr(header.tier, 0, sizeof header.tier) == nullptr) fail(SBK_BAD_FILE, path, ": damaged header");
   *tier = header.tier;
 
-  std::vector<Section> sections;
+  std::vector<FileSection> sections;
   uint64_t end = sizeof header + header.sections * sizeof(SectionEntry);
   for (uint64_t i = 0; i < header.sections; i++) {
     const SectionEntry& e = entries[i];
@@ -98,7 +98,7 @@ std::vector<Section> read_container(const std::byte* file, uint64_t bytes, const
   return sections;
 }
 
-void write_container(const std::string& path, std::string_view tier, const std::vector<Section>& sections) {
+void write_container(const std::string& path, std::string_view tier, const std::vector<FileSection>& sections) {
   FileHeader header;
   std::memset(&header, 0, sizeof header);
   std::memcpy(header.magic, kFileMagic, sizeof kFileMagic);
@@ -108,7 +108,7 @@ void write_container(const std::string& path, std::string_view tier, const std::
   std::vector<SectionEntry> entries(sections.size());
   uint64_t at = sizeof header + sections.size() * sizeof(SectionEntry);
   for (std::size_t i = 0; i < sections.size(); i++) {
-    const Section& s = sections[i];
+    const FileSection& s = sections[i];
     SectionEntry& e = entries[i];
     std::memset(&e, 0, sizeof e);
     if (s.name.size() >= sizeof e.name) fail(SBK_UNSUPPORTED, "the name '", s.name, "' is too long for a .sbk file");
@@ -124,7 +124,7 @@ void write_container(const std::string& path, std::string_view tier, const std::
   FileWriter::replace(path, [&](FileWriter& file) {
     file.write(&header, sizeof header);
     file.write(entries.data(), entries.size() * sizeof(SectionEntry));
-    for (const Section& s : sections) {
+    for (const FileSection& s : sections) {
       file.align(kAlignment);
       file.write(s.data, s.bytes);
     }

@@ -55,7 +55,7 @@ inline constexpr char kFileMagic[8] = {'S', 'B', 'K', 'M', 'O', 'D', 'E', 'L'};
 inline constexpr uint32_t kFileVersion = 1, kEndianness = 0x01020304;
 
 // One section in memory.
-struct Section {
+struct FileSection {
   std::string name;
   SectionKind kind;
   WeightType type;
@@ -70,10 +70,10 @@ uint64_t checksum(const void* data, uint64_t bytes);
 
 // The sections of a file in memory, checked: magic, version, sizes, every offset, checksums of all but values, int8 and
 // packed sections, or of all with `verify`. Throws Failure(SBK_BAD_FILE) that begins with `path`. `tier`: as written.
-std::vector<Section> read_container(const std::byte* file, uint64_t bytes, const std::string& path, bool verify,
+std::vector<FileSection> read_container(const std::byte* file, uint64_t bytes, const std::string& path, bool verify,
                                     std::string* tier);
 
 // Throws Failure(SBK_IO_ERROR) or, for a name that is too long, SBK_UNSUPPORTED.
-void write_container(const std::string& path, std::string_view tier, const std::vector<Section>& sections);
+void write_container(const std::string& path, std::string_view tier, const std::vector<FileSection>& sections);
 
 }  // namespace sbk

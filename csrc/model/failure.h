@@ -3,6 +3,7 @@
 #pragma once
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "include/squeezebert_kernels.h"
 
@@ -17,6 +18,8 @@ class Failure : public std::runtime_error {
 // "length=600 is more than max_length=512" out of text("length=", 600, " is more than max_length=", 512).
 inline std::string text_of(const std::string& s) { return s; }
 inline std::string text_of(const char* s) { return s; }
+inline std::string text_of(char* s) { return s; }
+inline std::string text_of(std::string_view s) { return std::string(s); }
 template <class T>
 std::string text_of(T number) {
   return std::to_string(number);

@@ -32,21 +32,21 @@ constexpr Names kBert = {"bert.",
 
 const Names& names_of(Family family) { return family == Family::bert ? kBert : kSqueezeBert; }
 
-std::string read_text(const std::string& path) {
-  const MappedFile file(path);
-  return {reinterpret_cast<const char*>(file.data()), static_cast<std::size_t>(file.size())};
-}
-
-std::string_view text_section(const std::vector<Section>& sections, const char* name) {
-  for (const Section& s : sections) {
+std::string_view text_section(const std::vector<FileSection>& sections, const char* name) {
+  for (const FileSection& s : sections) {
     if (s.name == name && s.kind == SectionKind::text) return {reinterpret_cast<const char*>(s.data), s.bytes};
   }
   return {};
 }
 
+const char* compute_name(Compute compute) {
+  constexpr const char* names[] = {"float32", "bfloat16", "int8", "float16"};
+  return names[static_cast<int>(compute)];
+}
+
 // What the encoder of a .sbk file multiplies in.
-Compute stored_compute(const std::vector<Section>& sections, const std::string& path) {
-  for (const Section& s : sections) {
+Compute stored_compute(const std::vector<FileSection>& sections, const std::string& path) {
+  for (const FileSection& s : sections) {
     if (s.kind != SectionKind::packed || s.name.find("attention") == std::string::npos) continue;
     PackedHeader header;
     if (s.bytes < sizeof header) break;
@@ -96,20 +96,20 @@ std::unique_ptr<Model> Model::load(const std::string& path, const Options& optio
   if (is_folder(path)) {
     const std::string config = path + "/" + kConfig, tokenizer = path + "/" + kTokenizer;
     const std::string checkpoint = path + "/" + kCheckpoint;
-    model->config_text_ = read_text(config);
+    model->config_text_ = MappedFile(config).text();
     model->config = read_config(model->config_text_, options.head, config);
     if (!is_file(checkpoint)) {
       fail(SBK_IO_ERROR, "no ", kCheckpoint, " in '", path, "': `squeezebert-kernels export` reads every form of checkpoint");
     }
     if (is_file(tokenizer)) {
-      const std::string data = read_text(tokenizer);
-      model->open_tokenizer(reinterpret_cast<const std::byte*>(data.data()), data.size(), tokenizer);
+      model->tokenizer_file_ = std::make_unique<MappedFile>(tokenizer);
+      model->open_tokenizer(model->tokenizer_file_->text(), tokenizer);
     }
     model->weights_ = open_checkpoint(checkpoint, names_of(model->config.family).prefix, *options.layout, parallel);
   } else {
     auto file = std::make_unique<MappedFile>(path);
     std::string tier;
-    std::vector<Section> sections = read_container(file->data(), file->size(), path, options.verify, &tier);
+    std::vector<FileSection> sections = read_container(file->data(), file->size(), path, options.verify, &tier);
     const TierLayout* stored = layout_named(tier.c_str());
     if (stored == nullptr) fail(SBK_BAD_FILE, path, ": its tier '", tier, "' is unknown to this library");
     const Compute found = stored_compute(sections, path);
@@ -121,9 +121,7 @@ std::unique_ptr<Model> Model::load(const std::string& path, const Options& optio
     if (config.empty()) fail(SBK_BAD_FILE, path, ": the section '", kConfig, "' is missing");
     model->config_text_ = config;
     model->config = read_config(config, options.head, path + ": " + kConfig);
-    if (!tokenizer.empty()) {
-      model->open_tokenizer(reinterpret_cast<const std::byte*>(tokenizer.data()), tokenizer.size(), path);
-    }
+    if (!tokenizer.empty()) model->open_tokenizer(tokenizer, path);
     model->weights_ = open_container(std::move(file), std::move(sections), *stored, *options.layout, path, parallel);
   }
   model->assemble(compute);
@@ -131,7 +129,7 @@ std::unique_ptr<Model> Model::load(const std::string& path, const Options& optio
 }
 
 void Model::save(const std::string& path) const {
-  std::vector<Section> sections;
+  std::vector<FileSection> sections;
   const auto add_text = [&](const char* name, const void* data, std::size_t bytes) {
     sections.push_back({name, SectionKind::text, WeightType::float32, 0, 0, static_cast<const std::byte*>(data), bytes});
   };
@@ -141,14 +139,13 @@ void Model::save(const std::string& path) const {
   write_container(path, tier, sections);
 }
 
-void Model::open_tokenizer(const std::byte* data, uint64_t bytes, const std::string& path) {
-  tokenizer_data_.assign(data, data + bytes);
+void Model::open_tokenizer(std::string_view data, const std::string& path) {
   std::string error;
-  tokenizer_ = Tokenizer::open(tokenizer_data_.data(), tokenizer_data_.size(), &error);
-  if (!tokenizer_) fail(SBK_BAD_FILE, path, ": tokenizer: ", error);
-  if (tokenizer_->vocab_size() > config.vocab_size) {
-    fail(SBK_BAD_FILE, path, ": the tokenizer has ", tokenizer_->vocab_size(), " tokens, the model ", config.vocab_size);
+  if (!tokenizer_.emplace().open(data.data(), data.size(), &error)) fail(SBK_BAD_FILE, path, ": tokenizer: ", error);
+  if (tokenizer_->size() > config.vocab_size) {
+    fail(SBK_BAD_FILE, path, ": the tokenizer has ", tokenizer_->size(), " tokens, the model ", config.vocab_size);
   }
+  tokenizer_data_ = data;
 }
 
 Conv Model::conv(const std::string& name, const ConvShape& shape, Compute c) {

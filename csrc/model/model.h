@@ -60,11 +60,12 @@ class Model {
   void assemble_head();
   Conv conv(const std::string& name, const ConvShape& shape, Compute compute);
   Norm norm(const std::string& name, int64_t channels, float eps);
-  void open_tokenizer(const std::byte* data, uint64_t bytes, const std::string& path);
+  void open_tokenizer(std::string_view data, const std::string& path);
 
   std::unique_ptr<Weights> weights_;
   std::string config_text_;
-  std::vector<std::byte> tokenizer_data_;
+  std::unique_ptr<MappedFile> tokenizer_file_;  // where the tokenizer is a file of its own
+  std::string_view tokenizer_data_;
   std::optional<Tokenizer> tokenizer_;
 };
 

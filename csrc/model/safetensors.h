@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "core/packed.h"
+#include "core/values.h"
 
 namespace sbk {
 

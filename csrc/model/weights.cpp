@@ -123,7 +123,7 @@ class CheckpointWeights : public Weights {
 
 class ContainerWeights : public Weights {
  public:
-  ContainerWeights(std::unique_ptr<MappedFile> file, std::vector<Section> sections, const TierLayout& stored,
+  ContainerWeights(std::unique_ptr<MappedFile> file, std::vector<FileSection> sections, const TierLayout& stored,
                    const TierLayout& wanted, const std::string& path, const Parallel& parallel)
       : file_(std::move(file)),
         found_(std::move(sections)),
@@ -137,7 +137,7 @@ class ContainerWeights : public Weights {
   bool has(const std::string& name) const override { return find(name) != nullptr; }
 
   const PackedHeader* packed(const std::string& name, const ConvShape& s, Compute) override {
-    const Section& section = get(name + ".weight", SectionKind::packed, s.n, s.k);
+    const FileSection& section = get(name + ".weight", SectionKind::packed, s.n, s.k);
     const Weight weight{nullptr, WeightType::float32, s.n, s.k, s.groups};
     int64_t offset = 0;
     std::string error;
@@ -154,14 +154,14 @@ class ContainerWeights : public Weights {
   }
 
   const float* vector(const std::string& name, int64_t n) override {
-    const Section& section = get(name, SectionKind::values, n, 1);
+    const FileSection& section = get(name, SectionKind::values, n, 1);
     if (section.type != WeightType::float32) fail(SBK_BAD_FILE, path_, ": ", name, ": not float32");
     sections_.push_back(section);
     return reinterpret_cast<const float*>(section.data);
   }
 
   Table table(const std::string& name, int64_t rows, int64_t columns, Compute) override {
-    const Section* section = find(name);
+    const FileSection* section = find(name);
     const bool int8 = section != nullptr && section->kind == SectionKind::int8;
     sections_.push_back(get(name, int8 ? SectionKind::int8 : SectionKind::values, rows, columns));
     Table table{section->data, section->type, nullptr, rows, columns};
@@ -172,7 +172,7 @@ class ContainerWeights : public Weights {
   }
 
  private:
-  const PackedHeader* repacked(const Section& section, const PackedHeader& header, const ConvShape& s) {
+  const PackedHeader* repacked(const FileSection& section, const PackedHeader& header, const ConvShape& s) {
     const auto compute = static_cast<Compute>(header.compute);
     std::vector<float> values(static_cast<std::size_t>(s.n * s.k));
     if (compute == Compute::int8) {
@@ -192,15 +192,15 @@ class ContainerWeights : public Weights {
     return reinterpret_cast<const PackedHeader*>(out);
   }
 
-  const Section* find(const std::string& name) const {
-    for (const Section& s : found_) {
+  const FileSection* find(const std::string& name) const {
+    for (const FileSection& s : found_) {
       if (s.name == name) return &s;
     }
     return nullptr;
   }
 
-  const Section& get(const std::string& name, SectionKind kind, int64_t rows, int64_t columns) const {
-    const Section* section = find(name);
+  const FileSection& get(const std::string& name, SectionKind kind, int64_t rows, int64_t columns) const {
+    const FileSection* section = find(name);
     if (section == nullptr) fail(SBK_BAD_FILE, path_, ": the section '", name, "' is missing");
     if (section->kind != kind) fail(SBK_BAD_FILE, path_, ": ", name, ": of the wrong kind");
     if (section->rows != rows || section->columns != columns) {
@@ -211,7 +211,7 @@ class ContainerWeights : public Weights {
   }
 
   std::unique_ptr<MappedFile> file_;
-  std::vector<Section> found_;
+  std::vector<FileSection> found_;
   const TierLayout &stored_, &wanted_;
   std::string path_;
   Parallel parallel_;
@@ -252,7 +252,7 @@ std::unique_ptr<Weights> open_checkpoint(const std::string& path, const std::str
   return std::make_unique<CheckpointWeights>(path, prefix, layout, parallel);
 }
 
-std::unique_ptr<Weights> open_container(std::unique_ptr<MappedFile> file, std::vector<Section> sections,
+std::unique_ptr<Weights> open_container(std::unique_ptr<MappedFile> file, std::vector<FileSection> sections,
                                         const TierLayout& stored, const TierLayout& wanted, const std::string& path,
                                         const Parallel& parallel) {
   return std::make_unique<ContainerWeights>(std::move(file), std::move(sections), stored, wanted, path, parallel);

@@ -45,13 +45,13 @@ class Weights {
   virtual Table table(const std::string& name, int64_t rows, int64_t columns, Compute compute) = 0;
 
   // Everything given so far, in order: what a .sbk file holds.
-  const std::vector<Section>& sections() const { return sections_; }
+  const std::vector<FileSection>& sections() const { return sections_; }
   int64_t allocated_bytes = 0, mapped_bytes = 0, repacked_bytes = 0;
 
  protected:
   // 64-byte aligned, zeroed, kept.
   std::byte* allocate(uint64_t bytes);
-  std::vector<Section> sections_;
+  std::vector<FileSection> sections_;
 
  private:
   struct Free {
@@ -65,7 +65,7 @@ std::unique_ptr<Weights> open_checkpoint(const std::string& path, const std::str
                                          const Parallel& parallel);
 
 // Sections of a .sbk file, which was packed for `stored`; what `wanted` has in another layout is packed anew.
-std::unique_ptr<Weights> open_container(std::unique_ptr<MappedFile> file, std::vector<Section> sections,
+std::unique_ptr<Weights> open_container(std::unique_ptr<MappedFile> file, std::vector<FileSection> sections,
                                         const TierLayout& stored, const TierLayout& wanted, const std::string& path,
                                         const Parallel& parallel);
 

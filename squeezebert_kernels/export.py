@@ -1,0 +1,148 @@
+"""``squeezebert-kernels export``: a checkpoint as one .sbk file, for phones and boards without Python.
+
+Whatever transformers can read goes in: SqueezeBERT and BERT in float32, half precision or int8, safetensors or
+``pytorch_model.bin``. The file holds the configuration, weights packed for the kernels of one kind of CPU, and the
+tokenizer as data, so that the device gives the same tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _capi
+from .console import UserError, make_console, quiet_transformers
+
+HELP = "write a checkpoint as one .sbk file for devices without Python"
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+DEFAULT_TIER = "neondot"
+"""Its float32 and float16 layouts are those of every ARM CPU that can use them."""
+
+_PREFIXES = {"squeezebert": "transformer.", "bert": "bert."}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL_DIR", help="a local checkpoint of a SqueezeBERT or BERT model")
+    parser.add_argument("output", metavar="OUT.sbk", help="the file to write")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="what the encoder multiplies in (default: fp32)")
+    parser.add_argument(
+        "--tier", default=DEFAULT_TIER, metavar="TIER",
+        help=f"CPU to pack for: neon, neonfp16, neondot, neoni8mm, avx2, avx512, ... (default: {DEFAULT_TIER}, for "
+        "ARM); other CPUs pack again at load",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    quiet_transformers()
+    if not Path(args.model).is_dir():
+        raise UserError(f"{args.model!r} is not a folder with a checkpoint")
+    try:
+        warnings = export(args.model, args.output, dtype=DTYPES[args.dtype], tier=args.tier)
+    except (ValueError, OSError) as error:
+        raise UserError(error) from None
+    console = make_console()
+    for warning in warnings:
+        console.print(f"note: {warning}")
+    size = Path(args.output).stat().st_size
+    console.print(f"{args.output}: {size / 1e6:.1f} MB, {args.dtype}, packed for {args.tier}, checksums verified")
+    return 0
+
+
+def export(
+    model: Any, output: str | Path, *, dtype: str = "float32", tier: str = DEFAULT_TIER, tokenizer: Any = None
+) -> list[str]:
+    """Writes a .sbk file.
+
+    Args:
+        model: a transformers model, or the folder of a checkpoint.
+        output: the file. It is complete or absent, whatever happens.
+        dtype: "float32", "float16", "bfloat16" or "int8": what the encoder multiplies in.
+        tier: the instruction set tier whose layout the weights get.
+        tokenizer: a fast BERT tokenizer; None takes that of the folder, if there is one.
+
+    Returns:
+        What the user should know, e.g. that there is no tokenizer in the file.
+
+    Raises:
+        ValueError: a model, dtype or tier that is not supported, with the values.
+    """
+    if dtype not in _capi.DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_capi.DTYPES)}, got {dtype!r}")
+    notes = []
+    if not isinstance(model, torch.nn.Module):
+        folder = Path(model)
+        if tokenizer is None:
+            tokenizer, note = _load_tokenizer(folder)
+            notes += [note] if note else []
+        model = _load_model(folder)
+    elif tokenizer is None:
+        notes.append("no tokenizer was given: the file takes token ids only")
+    with tempfile.TemporaryDirectory(prefix="sbk-export-") as folder:
+        _write_plain(model, tokenizer, Path(folder))
+        with _capi.loaded(folder, dtype, tier) as packed:
+            _capi.save(packed, output)
+    with _capi.loaded(output, tier=tier, verify=True):
+        pass
+    return notes
+
+
+def _load_model(folder: Path) -> Any:
+    import transformers
+
+    from . import quantizer  # noqa: F401  (int8 checkpoints)
+    from .heads import ARCHITECTURES
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    names = getattr(config, "architectures", None) or []
+    if config.model_type not in _PREFIXES:
+        raise ValueError(f"{str(folder)!r} holds a {config.model_type!r} model; SqueezeBERT and BERT can be exported")
+    name = names[0] if names else None
+    cls = ARCHITECTURES.get(name) or getattr(transformers, name or "AutoModel", transformers.AutoModel)
+    return cls.from_pretrained(folder)
+
+
+def _load_tokenizer(folder: Path) -> tuple[Any, str]:
+    import transformers
+
+    if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+        return None, f"no vocab.txt or tokenizer.json in {str(folder)!r}: the file takes token ids only"
+    return transformers.AutoTokenizer.from_pretrained(folder), ""
+
+
+def _plain_weights(state: Mapping[str, Any], model_type: str) -> dict[str, Tensor]:
+    """Dense float32 weights by their bare names; one of tied ones."""
+    weights: dict[str, Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        key = (value.data_ptr(), tuple(value.shape)) if type(value) in (Tensor, torch.nn.Parameter) else (id(value), ())
+        if name.startswith("cls.predictions.decoder.") and key in seen:
+            continue
+        seen.add(key)
+        weights[name.removeprefix(_PREFIXES[model_type])] = value.detach().to("cpu", torch.float32).contiguous().clone()
+    return weights
+
+
+def _write_plain(model: Any, tokenizer: Any, folder: Path) -> None:
+    """What the C library reads: config.json, model.safetensors in float32, and the tokenizer's tables."""
+    from safetensors.torch import save_file
+
+    from .unicode_tables import tokenizer_data
+
+    config = model.config
+    if config.model_type not in _PREFIXES:
+        raise ValueError(f"model is a {config.model_type!r} model; SqueezeBERT and BERT can be exported")
+    if not getattr(config, "architectures", None):
+        config = type(config).from_dict({**config.to_dict(), "architectures": [type(model).__name__]})
+    (folder / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+    save_file(_plain_weights(model.state_dict(), config.model_type), folder / "model.safetensors")
+    if tokenizer is not None:
+        (folder / "tokenizer.sbk").write_bytes(tokenizer_data(tokenizer))
