@@ -1,0 +1,1 @@
+// The first source of the model takes the place of this file.
