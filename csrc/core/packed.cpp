@@ -6,24 +6,12 @@
 #include <numeric>
 
 #include "kernels/panels.h"
-#include "kernels/rounding.h"
 
 namespace sbk {
 namespace {
 
 constexpr char kMagic[4] = {'S', 'B', 'K', 'P'};
 constexpr uint16_t kVersion = 2;
-
-float value_at(const Weight& w, int64_t i) {
-  switch (w.type) {
-    case WeightType::float16:
-      return fp16_to_float(static_cast<const uint16_t*>(w.data)[i]);
-    case WeightType::bfloat16:
-      return float_from_bits(uint32_t{static_cast<const uint16_t*>(w.data)[i]} << 16);
-    default:
-      return static_cast<const float*>(w.data)[i];
-  }
-}
 
 // The header of a section but for the fingerprint.
 PackedHeader describe(const TierLayout& tier, const Weight& w, int64_t num_heads, Compute compute) {
@@ -45,13 +33,6 @@ PackedHeader describe(const TierLayout& tier, const Weight& w, int64_t num_heads
   return header;
 }
 
-// The least float with 16 significant bits that is not below x >= 0: its products with 8-bit integers are exact.
-float round_up_to_16_bits(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return std::isfinite(x) ? float_from_bits((bits + 0xff) & ~0xffu) : x;
-}
-
 // One column of a weight, rounded for `compute`: rounded(step) for step < k.
 struct Column {
   const Weight& w;
@@ -63,16 +44,15 @@ struct Column {
     if (compute != Compute::int8) return;
     float max = 0.0f, poison = 0.0f;
     for (int64_t i = 0; i < w.k; i++) {
-      const float v = value_at(w, first + i);
+      const float v = at(i);
       max = std::max(max, std::fabs(v)), poison += v * 0.0f;
     }
-    const float rounded = round_up_to_16_bits(max / 127.0f);
-    const bool usable = std::isfinite(1.0f / rounded);  // the column is not zero, nor close to the smallest float
-    scale = (usable ? rounded : 0.0f) + poison;         // a column with NaN or infinity is all NaN
-    inverse = usable && std::isfinite(max) ? 1.0f / rounded : 0.0f;
+    const float rounded = int8_scale(max);
+    scale = rounded + poison;  // a column with NaN or infinity is all NaN
+    inverse = rounded > 0 && std::isfinite(max) ? 1.0f / rounded : 0.0f;
   }
   int32_t quantized(int64_t step) const {
-    const float q = std::nearbyint(value_at(w, first + step) * inverse);
+    const float q = std::nearbyint(at(step) * inverse);
     return q == q ? static_cast<int32_t>(q) : 0;
   }
   // The bits of unit `unit`.
@@ -87,10 +67,11 @@ struct Column {
   }
 
  private:
+  float at(int64_t step) const { return value_at(w.data, w.type, first + step); }
   // In `width` bits; floats that were rounded where a tier has 32 for less.
   uint32_t value(int64_t step, int32_t width) const {
     if (compute == Compute::int8) return static_cast<uint32_t>(quantized(step));
-    const float x = value_at(w, first + step);
+    const float x = at(step);
     if (compute == Compute::bfloat16) return width == 16 ? round_to_bf16(x) >> 16 : round_to_bf16(x);
     if (compute == Compute::float16) return width == 16 ? fp16_bits(x) : bits_of(round_to_fp16(x));
     return bits_of(x);

@@ -20,11 +20,10 @@
 #include <string>
 
 #include "core/parallel.h"
+#include "core/values.h"
 #include "kernels/table.h"
 
 namespace sbk {
-
-enum class WeightType : uint16_t { float32, float16, bfloat16 };
 
 // A weight as the user has it: row-major [n][k], k = input channels per group.
 struct Weight {
