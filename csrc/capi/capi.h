@@ -73,6 +73,15 @@ T versioned(const T* argument, const char* name) {
   return copy;
 }
 
+// The number of an enumeration, which callers in C may set to any; reading it as an enumeration would be undefined.
+template <class E>
+int32_t number_of(const E& value) {
+  int32_t number;
+  static_assert(sizeof number == sizeof value);
+  __builtin_memcpy(&number, &value, sizeof number);
+  return number;
+}
+
 inline void require_range(int64_t value, int64_t low, int64_t high, const char* name) {
   if (value < low || value > high) {
     fail(SBK_INVALID_ARGUMENT, name, "=", value, " is not from ", low, " to ", high);

@@ -17,9 +17,9 @@ const KernelTable* runnable_table(const std::string& tier) {
 Model::Options parse(const sbk_load_options* given) {
   const sbk_load_options options = given != nullptr ? versioned(given, "options") : sbk_load_options{};
   Model::Options parsed;
+  require_range(number_of(options.dtype), SBK_DTYPE_DEFAULT, SBK_FLOAT16, "options->dtype");
+  require_range(number_of(options.head), SBK_HEAD_DEFAULT, SBK_HEAD_QUESTION_ANSWERING, "options->head");
   parsed.dtype = options.dtype, parsed.head = options.head, parsed.verify = options.verify != 0;
-  require_range(options.dtype, SBK_DTYPE_DEFAULT, SBK_FLOAT16, "options->dtype");
-  require_range(options.head, SBK_HEAD_DEFAULT, SBK_HEAD_QUESTION_ANSWERING, "options->head");
   const std::string tier = options.isa != nullptr ? options.isa : active().isa;
   parsed.layout = layout_named(tier.c_str());
   if (parsed.layout == nullptr) {
