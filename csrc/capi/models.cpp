@@ -127,7 +127,7 @@ sbk_status sbk_model_save(const sbk_model* model, const char* path) {
 sbk_status sbk_model_get_info(const sbk_model* handle, sbk_model_info* info) {
   return guarded([&] {
     const Model& model = *require(handle, "model").model;
-    const std::size_t size = versioned(info, "info").size;
+    const std::size_t size = checked_size(info, "info");
     const ModelConfig& c = model.config;
     sbk_model_info filled{};
     filled.size = size;
@@ -141,6 +141,7 @@ sbk_status sbk_model_get_info(const sbk_model* handle, sbk_model_info* info) {
     filled.mapped_bytes = model.weights().mapped_bytes;
     filled.allocated_bytes = model.weights().allocated_bytes;
     filled.repacked_bytes = model.weights().repacked_bytes;
+    __builtin_memset(info, 0, size);  // members of later versions are unknown here
     __builtin_memcpy(info, &filled, std::min(size, sizeof filled));
   });
 }
