@@ -65,6 +65,9 @@ void check_input(const Model& model, const sbk_input& input) {
     if (!any) fail(SBK_INVALID_ARGUMENT, "input->attention_mask has no 1 for sequence ", b);
   }
   require_range(input.num_logit_tokens, 0, tokens, "input->num_logit_tokens");
+  if (input.logit_tokens == nullptr && input.num_logit_tokens != 0) {
+    fail(SBK_INVALID_ARGUMENT, "input->num_logit_tokens=", input.num_logit_tokens, " without input->logit_tokens");
+  }
   if (input.logit_tokens != nullptr) {
     require_ids(input.logit_tokens, input.num_logit_tokens, tokens, "input->logit_tokens", "batch*length");
   }
