@@ -128,6 +128,10 @@ sbk_status sbk_attention_block(sbk_context* context, const sbk_attention* attent
     for (const Conv* c : {&block.key, &block.value}) {
       require_channels(c->out_channels(), channels, "attention->key and value");
       require_channels(c->in_channels(), block.query.in_channels(), "attention->key and value");
+      // The input is encoded once for all three.
+      if (c->weight->compute != block.query.weight->compute) {
+        fail(SBK_INVALID_ARGUMENT, "attention->key and value: made with another dtype than attention->query");
+      }
     }
     if (a.batch == 0 || a.length == 0) return;
     require(x, "x");
