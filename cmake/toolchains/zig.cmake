@@ -1,7 +1,7 @@
 # Makes zig the compiler for SBK_ZIG_TARGET. See linux-aarch64-musl.cmake.
 list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES SBK_ZIG SBK_ZIG_TOOLS)
 
-if(NOT SBK_ZIG)
+if(NOT EXISTS "${SBK_ZIG}")
   set(pythons "$ENV{PYTHON}" "${CMAKE_CURRENT_LIST_DIR}/../../.venv/bin/python" python3)
   foreach(python IN LISTS pythons)
     execute_process(
