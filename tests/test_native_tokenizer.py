@@ -1,4 +1,4 @@
-"""The C++ tokenizer on tokenizer_data(): ids, types, offsets and texts of the Hugging Face tokenizer, in all Unicode."""
+"""The C++ tokenizer on tokenizer_data(): ids, types, offsets, texts of the Hugging Face tokenizer, in all Unicode."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class Both:
         """Everything about `text` is alike."""
         got = self.ours.encode(text, pair, **options)
         # As a batch: to transformers, one text with an empty pair is no pair.
-        options |= {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+        for wanted in ("offsets_mapping", "special_tokens_mask", "token_type_ids"):
+            options[f"return_{wanted}"] = True
         want = self.theirs([text], None if pair is None else [pair], **options)
         where = [list(accumulate((len(c.encode()) for c in t), initial=0)) for t in (text, pair or "")]
         spans = [
