@@ -2,9 +2,6 @@
 #include "capi/capi.h"
 #include "core/topology.h"
 
-#define SBK_TEXT(x) #x
-#define SBK_VALUE(x) SBK_TEXT(x)
-
 namespace sbk::capi {
 namespace {
 
@@ -32,7 +29,7 @@ const KernelTable& active() {
 using namespace sbk;
 
 const char* sbk_version(void) {
-  return SBK_VALUE(SBK_VERSION_MAJOR) "." SBK_VALUE(SBK_VERSION_MINOR) "." SBK_VALUE(SBK_VERSION_PATCH);
+  return SBK_VERSION;  // the project's, from CMakeLists.txt
 }
 
 const char* sbk_status_name(sbk_status status) {

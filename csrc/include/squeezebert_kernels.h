@@ -38,10 +38,6 @@
 extern "C" {
 #endif
 
-#define SBK_VERSION_MAJOR 0
-#define SBK_VERSION_MINOR 1
-#define SBK_VERSION_PATCH 0
-
 /* --- status ----------------------------------------------------------------------------------------------------- */
 
 typedef enum sbk_status {

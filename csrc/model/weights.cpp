@@ -231,13 +231,8 @@ void Table::add(int64_t row, float* out) const {
   if (scale != nullptr) {
     const int8_t* q = static_cast<const int8_t*>(data) + first;
     for (int64_t i = 0; i < columns; i++) out[i] += static_cast<float>(q[i]) * scale[row];
-  } else if (type == WeightType::float32) {
-    const float* values = static_cast<const float*>(data) + first;
-    for (int64_t i = 0; i < columns; i++) out[i] += values[i];
   } else {
-    const uint16_t* values = static_cast<const uint16_t*>(data) + first;
-    const bool half = type == WeightType::float16;
-    for (int64_t i = 0; i < columns; i++) out[i] += half ? half_to_float(values[i]) : bfloat16_to_float(values[i]);
+    for (int64_t i = 0; i < columns; i++) out[i] += value_at(data, type, first + i);
   }
 }
 

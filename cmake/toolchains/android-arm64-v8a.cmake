@@ -1,0 +1,22 @@
+# Android arm64-v8a by the NDK's own toolchain file (r23 or later). ANDROID_NDK_HOME or ANDROID_NDK says where it is.
+foreach(variable IN ITEMS ANDROID_NDK_HOME ANDROID_NDK ANDROID_NDK_ROOT)
+  set(ndk_toolchain "$ENV{${variable}}/build/cmake/android.toolchain.cmake")
+  if(DEFINED ENV{${variable}} AND EXISTS "${ndk_toolchain}")
+    break()
+  endif()
+  set(ndk_toolchain "")
+endforeach()
+if(NOT ndk_toolchain)
+  message(FATAL_ERROR "No Android NDK found: set ANDROID_NDK_HOME (or ANDROID_NDK) to its folder")
+endif()
+
+set(ANDROID_ABI arm64-v8a)
+if(NOT ANDROID_PLATFORM)
+  set(ANDROID_PLATFORM android-24)
+endif()
+# One library without a libc++_shared.so beside it; only sbk_* leaves it, so there is no second C++ runtime to meet.
+if(NOT ANDROID_STL)
+  set(ANDROID_STL c++_static)
+endif()
+set(ANDROID_SUPPORT_FLEXIBLE_PAGE_SIZES ON)
+include("${ndk_toolchain}")
