@@ -14,7 +14,7 @@ const char* sbk_bench_cases() {
   static const std::string lines = [] {
     std::ostringstream out;
     for (const sbk::KernelTable* table : sbk::available_tables()) {
-      for (Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8}) {
+      for (Compute compute : sbk::bench::kComputes) {
         for (const std::string& name : sbk::bench::case_names()) {
           if (!sbk::bench::has_case(*table, compute, name)) continue;
           out << table->isa << '\t' << sbk::bench::compute_name(compute) << '\t' << name << '\n';
@@ -33,7 +33,8 @@ double sbk_bench_peak(const char* isa, const char* dtype, int64_t microseconds, 
     return 0;
   const auto& loop = compute == Compute::float32    ? loops->float32
                      : compute == Compute::bfloat16 ? loops->bfloat16
-                                                    : loops->int8;
+                     : compute == Compute::int8     ? loops->int8
+                                                    : loops->float16;
   return sbk::bench::measure_peak(loop, microseconds, static_cast<int>(threads));
 }
 

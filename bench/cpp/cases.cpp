@@ -1,19 +1,21 @@
 #include "cases.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <sstream>
 
 #include "buffers.h"
 #include "core/cpu.h"
 #include "core/packed.h"
+#include "kernels/rounding.h"
 
 namespace sbk::bench {
 namespace {
 
-constexpr double kUnit = 0x1p-24, kBFloat16Unit = 0x1p-8;  // largest relative error of one rounding
+// Largest relative error of one rounding.
+constexpr double kUnit = 0x1p-24, kBFloat16Unit = 0x1p-8, kFloat16Unit = 0x1p-11;
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -30,8 +32,15 @@ double activate(double x, Activation activation) {
   }
 }
 
-const LowPrecision* low_precision(const KernelTable& table, Compute compute) {
-  return compute == Compute::bfloat16 ? &table.bfloat16 : compute == Compute::int8 ? &table.int8 : nullptr;
+double rounding(Compute compute) {
+  return compute == Compute::bfloat16 ? kBFloat16Unit : compute == Compute::float16 ? kFloat16Unit : kUnit;
+}
+
+// Of a sum of fp16 in fp16, as a share of the products' sizes: as many roundings as a chunk has steps, of partial sums
+// that signs keep at a few times the root of their number.
+double chunk_error(const LowPrecision* low, double k) {
+  if (low == nullptr || low->chunk == 0) return 0;
+  return 4 * kFloat16Unit * std::sqrt(std::min(k, static_cast<double>(low->chunk)));
 }
 
 // The words of a name behind the kernel's.
@@ -77,24 +86,26 @@ struct Words {
 // Rows of x as convs in `compute` read them, group by group.
 struct Encoded {
   const LowPrecision* low;
+  PackLayout layout;
   int64_t rows, k, groups, units;
-  Buffer<int32_t> data;
+  Buffer<char> data;
   Buffer<RowQuantization> quantization;
 
   Encoded(const KernelTable& table, Compute compute, int64_t r, int64_t k_per_group, int64_t g)
       : low(low_precision(table, compute)),
+        layout(layout_of(table.layout, compute)),
         rows(r),
         k(k_per_group),
         groups(g),
-        units(low ? (k + low->per - 1) / low->per : k),
-        data(low ? rows * groups * units : 0),
+        units((k + layout.per - 1) / layout.per),
+        data(low ? rows * groups * units * layout.unit_bytes : 0),
         quantization(low ? rows * groups : 0) {}
 
   void encode(const float* x) {
     for (int64_t g = 0; low && g < groups; g++) {
       low->encode({.x = x + g * k,
                    .ldx = groups * k,
-                   .y = data.data() + g * units,
+                   .y = data.data() + g * units * layout.unit_bytes,
                    .ldy = groups * units,
                    .quantization = quantization.data() + g * rows,
                    .rows = rows,
@@ -103,11 +114,12 @@ struct Encoded {
   }
   // Value i of row r, group g.
   double value(Compute compute, int64_t r, int64_t g, int64_t i) {
-    const int width = 32 / low->per;
-    const uint32_t unit = static_cast<uint32_t>(data[(r * groups + g) * units + i / low->per]);
-    const uint32_t bits = unit >> (i % low->per * width) << (32 - width);
-    if (compute == Compute::bfloat16) return std::bit_cast<float>(bits);
-    const int64_t q = low->is_unsigned ? int64_t{bits >> (32 - width)} : static_cast<int32_t>(bits) >> (32 - width);
+    const int bytes = layout.unit_bytes / layout.per, shift = 32 - 8 * bytes;
+    uint32_t bits = 0;
+    std::memcpy(&bits, data.data() + (r * groups + g) * units * layout.unit_bytes + i * bytes, bytes);
+    if (compute == Compute::float16 && bytes == 2) return fp16_to_float(static_cast<uint16_t>(bits));
+    if (compute != Compute::int8) return float_from_bits(bits << shift);
+    const int64_t q = layout.least == 0 ? int64_t{bits} : static_cast<int32_t>(bits << shift) >> shift;
     const RowQuantization& row = quantization[g * rows + r];
     return static_cast<double>(q - row.zero) * row.scale;
   }
@@ -135,7 +147,7 @@ class ConvWork : public Work {
     random.fill(bias_, 0.5f), random.fill(residual_, 1.0f);
     pack(table, weight(), 0, packed_.data(), serial(), compute);
     encoded_.encode(x_.data());
-    const double size = compute == Compute::float32 ? 4 : compute == Compute::bfloat16 ? 2 : 1;
+    const double size = compute == Compute::float32 ? 4 : compute == Compute::int8 ? 1 : 2;
     flops = 2.0 * static_cast<double>(rows_ * k_ * columns_);
     bytes = size * static_cast<double>(x_.size() + w_.size()) + 4.0 * static_cast<double>(y_.size()) +
             (words.bias ? 4.0 * static_cast<double>(columns_) : 0) +
@@ -145,13 +157,13 @@ class ConvWork : public Work {
     const LowPrecision* low = encoded_.low;
     const auto& header = *reinterpret_cast<const PackedHeader*>(packed_.data());
     const int64_t units = encoded_.units;
-    const int32_t* x = low ? encoded_.data.data() : reinterpret_cast<const int32_t*>(x_.data());
+    const char* x = low ? encoded_.data.data() : reinterpret_cast<const char*>(x_.data());
     ConvArgs args{};
     args.ldx = words_.groups * units, args.ldr = columns_, args.ldy = columns_;
     args.rows = rows_, args.k = k_, args.n = header.block, args.activation = words_.activation;
     for (int64_t b = 0; b < columns_ / header.block; b++) {
       const int64_t column = b * header.block, g = column / n_;
-      args.x = x + g * units;
+      args.x = x + g * units * encoded_.layout.unit_bytes;
       args.x_quantization = low ? encoded_.quantization.data() + g * rows_ : nullptr;
       args.panels = header.block_values(b);
       args.bias = words_.bias ? bias_.data() + column : nullptr;
@@ -174,7 +186,9 @@ class ConvWork : public Work {
         }
         if (words_.residual) sum += residual_[r * columns_ + c], size += std::fabs(residual_[r * columns_ + c]);
         double allowed = static_cast<double>(k_ + 8) * kUnit * size + 16 * kUnit;
-        if (compute_ == Compute::bfloat16) allowed += 2.02 * kBFloat16Unit * size;
+        if (compute_ == Compute::bfloat16 || compute_ == Compute::float16) {
+          allowed += (2.02 * rounding(compute_) + chunk_error(encoded_.low, static_cast<double>(k_))) * size;
+        }
         // Half a step of each factor times the other one; steps are the largest values / 127.
         if (compute_ == Compute::int8) {
           const double k = static_cast<double>(k_), x_half = x_max / 254, w_half = w_max / 254;
@@ -219,7 +233,7 @@ class EncodeWork : public Work {
       for (int64_t i = 0; i < k; i++) largest = std::max<double>(largest, std::fabs(x[i]));
       for (int64_t i = 0; i < k; i++) {
         const double allowed =
-            compute_ == Compute::int8 ? largest / 254 * (1 + 1e-4) : kBFloat16Unit * std::fabs(x[i]) + 1e-38;
+            compute_ == Compute::int8 ? largest / 254 * (1 + 1e-4) : rounding(compute_) * std::fabs(x[i]) + 3e-8;
         worst = std::max(worst, std::fabs(encoded_.value(compute_, row / groups, row % groups, i) - x[i]) / allowed);
       }
     }
@@ -313,13 +327,15 @@ class AttentionWork : public Work {
  public:
   AttentionWork(const KernelTable& table, Compute compute, const Words& words)
       : table_(table),
-        half_(compute == Compute::bfloat16),
+        compute_(compute),
+        layout_(layout_of(table.layout, compute)),
         rows_(words.sizes[0]),
         keys_(words.sizes[1]),
         d_(words.sizes[2]),
         masked_(words.mask),
-        ldk_(round_up(keys_, table.lanes) + 16),
-        ldv_(round_up(d_, table.lanes)),
+        d_units_((d_ + layout_.per - 1) / layout_.per),
+        ldk_(round_up(keys_, layout_.lanes) + 16),
+        ldv_(round_up(d_, layout_.lanes)),
         q_(rows_ * d_),
         k_(keys_ * d_),
         v_(keys_ * ldv_ + 64),
@@ -328,57 +344,59 @@ class AttentionWork : public Work {
         context_(rows_ * d_),
         scratch_(table.attention_scratch(keys_, d_)),
         q_units_(rows_ * d_),
-        k_units_(keys_ * d_),
-        v_units_((keys_ + 1) / 2 * ldv_ + 64) {
+        k_units_(d_ * ldk_),
+        v_units_(v_.size()) {
     Random random;
     random.fill(q_, 2.0f), random.fill(k_, 2.0f), random.fill(v_, 1.0f);
     for (int64_t j = 0; masked_ && j < keys_; j++) mask_[j] = j % 5 == 4 ? -3.4e38f : 0.0f;
-    const int64_t units = half_ ? (d_ + 1) / 2 : d_;
-    const float* keys = k_.data();
-    if (half_) {
-      const auto encode = table.bfloat16.encode;
-      encode({.x = q_.data(),
-              .ldx = d_,
-              .y = q_units_.data(),
-              .ldy = units,
-              .quantization = nullptr,
-              .rows = rows_,
-              .k = d_});
-      encode({.x = k_.data(),
-              .ldx = d_,
-              .y = k_units_.data(),
-              .ldy = units,
-              .quantization = nullptr,
-              .rows = keys_,
-              .k = d_});
-      table.pair_rows({.x = v_.data(), .ldx = ldv_, .y = v_units_.data(), .ldy = ldv_, .rows = keys_, .cols = d_});
-      keys = k_units_.data();
+    const auto transpose = [&](const float* k, int64_t columns, float* kt) {
+      table.transpose({.x = k, .ldx = columns, .y = kt, .ldy = ldk_, .rows = keys_, .cols = columns});
+    };
+    if (compute == Compute::float32) {
+      transpose(k_.data(), d_, kt_.data());
+    } else {
+      const LowAttention& low = table.low_attention;
+      const auto encode = [&](float* x, float* y, int64_t rows) {
+        low_precision(table, compute)
+            ->encode({.x = x, .ldx = d_, .y = y, .ldy = d_units_, .quantization = nullptr, .rows = rows, .k = d_});
+      };
+      encode(q_.data(), q_units_.data(), rows_);
+      if (layout_.unit_bytes == 4) {
+        encode(k_.data(), k_units_.data(), keys_);
+        transpose(k_units_.data(), d_units_, kt_.data());
+      } else {
+        transpose(k_.data(), d_, k_units_.data());
+        low.stack_rows({.x = k_units_.data(), .ldx = ldk_, .y = kt_.data(), .ldy = ldk_, .rows = d_, .cols = keys_});
+      }
+      low.stack_rows({.x = v_.data(), .ldx = ldv_, .y = v_units_.data(), .ldy = ldv_, .rows = keys_, .cols = d_});
     }
-    table.transpose({.x = keys, .ldx = units, .y = kt_.data(), .ldy = ldk_, .rows = keys_, .cols = units});
     flops = 4.0 * static_cast<double>(rows_ * keys_ * d_);
-    bytes = (half_ ? 2.0 : 4.0) * static_cast<double>((rows_ + 2 * keys_) * d_) + 4.0 * static_cast<double>(rows_ * d_);
+    bytes = (compute == Compute::float32 ? 4.0 : 2.0) * static_cast<double>((rows_ + 2 * keys_) * d_) +
+            4.0 * static_cast<double>(rows_ * d_);
   }
   void run() override {
-    (half_ ? table_.attention_bfloat16 : table_.attention)({.q = half_ ? q_units_.data() : q_.data(),
-                                                            .ldq = half_ ? (d_ + 1) / 2 : d_,
-                                                            .kt = kt_.data(),
-                                                            .ldk = ldk_,
-                                                            .v = half_ ? v_units_.data() : v_.data(),
-                                                            .ldv = ldv_,
-                                                            .mask = masked_ ? mask_.data() : nullptr,
-                                                            .mask_row_stride = 0,
-                                                            .context = context_.data(),
-                                                            .ldc = d_,
-                                                            .scratch = scratch_.data(),
-                                                            .rows = rows_,
-                                                            .keys = keys_,
-                                                            .d = d_,
-                                                            .scale = scale()});
+    const bool low = compute_ != Compute::float32;
+    (low ? table_.low_attention.attention : table_.attention)({.q = low ? q_units_.data() : q_.data(),
+                                                               .ldq = d_units_,
+                                                               .kt = kt_.data(),
+                                                               .ldk = ldk_,
+                                                               .v = low ? v_units_.data() : v_.data(),
+                                                               .ldv = ldv_,
+                                                               .mask = masked_ ? mask_.data() : nullptr,
+                                                               .mask_row_stride = 0,
+                                                               .context = context_.data(),
+                                                               .ldc = d_,
+                                                               .scratch = scratch_.data(),
+                                                               .rows = rows_,
+                                                               .keys = keys_,
+                                                               .d = d_,
+                                                               .scale = scale()});
   }
   double error() override {
     double worst = 0;
     std::vector<double> p(keys_);
-    const double unit = half_ ? kBFloat16Unit : kUnit;
+    const double unit = rounding(compute_);
+    const LowPrecision* low = low_precision(table_, compute_);
     for (int64_t r = 0; r < rows_; r++) {
       double highest = -INFINITY, sum = 0, spread = 0;
       for (int64_t j = 0; j < keys_; j++) {
@@ -398,8 +416,10 @@ class AttentionWork : public Work {
           want += term, size += std::fabs(term);
         }
         // Two roundings per product of a score, carried through exp into numerator and denominator; then p and v.
-        const double allowed = size * ((half_ ? 4 : static_cast<double>(d_)) * unit * spread + 4 * unit) +
-                               static_cast<double>(keys_ + 8) * kUnit * size;
+        const double d = static_cast<double>(d_), keys = static_cast<double>(keys_);
+        const double products = (low ? 4 : d) * unit + chunk_error(low, d);
+        const double allowed =
+            size * (products * spread + 4 * unit + chunk_error(low, keys)) + (keys + 8) * kUnit * size;
         worst = std::max(worst, std::fabs(context_[r * d_ + c] - want) / allowed);
       }
     }
@@ -410,10 +430,11 @@ class AttentionWork : public Work {
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(d_)); }
 
   const KernelTable& table_;
-  const bool half_;
+  const Compute compute_;
+  const PackLayout layout_;
   const int64_t rows_, keys_, d_;
   const bool masked_;
-  const int64_t ldk_, ldv_;
+  const int64_t d_units_, ldk_, ldv_;
   Buffer<float> q_, k_, v_, kt_, mask_, context_, scratch_, q_units_, k_units_, v_units_;
 };
 
@@ -425,11 +446,12 @@ bool has_case(const KernelTable& table, Compute compute, const std::string& name
   in >> kernel;
   const Words words(in);
   const size_t sizes = words.good ? words.sizes.size() : 0;
-  const bool fp32 = compute == Compute::float32, bf16 = compute == Compute::bfloat16;
+  const bool fp32 = compute == Compute::float32;
+  const bool low_attention = table.low_attention.attention != nullptr && compute == table.low_attention.compute;
   if (kernel == "conv") return sizes == 3;
   if (kernel == "encode") return sizes == 2 && !fp32;
   if (kernel == "layer_norm" || kernel == "transpose") return sizes == 2 && fp32;
-  if (kernel == "attention") return sizes == 3 && (fp32 || (bf16 && table.attention_bfloat16 != nullptr));
+  if (kernel == "attention") return sizes == 3 && (fp32 || low_attention);
   return false;
 }
 
@@ -466,14 +488,15 @@ const std::vector<std::string>& case_names() {
 }
 
 bool parse_compute(const std::string& name, Compute* compute) {
-  for (Compute c : {Compute::float32, Compute::bfloat16, Compute::int8}) {
+  for (Compute c : kComputes) {
     if (name == compute_name(c)) return *compute = c, true;
   }
   return false;
 }
 
 const char* compute_name(Compute compute) {
-  return compute == Compute::float32 ? "float32" : compute == Compute::bfloat16 ? "bfloat16" : "int8";
+  constexpr const char* names[] = {"float32", "bfloat16", "int8", "float16"};
+  return names[static_cast<int>(compute)];
 }
 
 const KernelTable* find_table(const std::string& isa) {

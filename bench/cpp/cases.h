@@ -1,10 +1,10 @@
 // Kernels on shapes, by name. A name says all, so that any shape can be asked for:
 //
-//   conv ROWSxKxN gG [bias] [gelu | gelu_tanh | relu] [residual]   K, N per group; fp32, bf16 and int8
-//   encode ROWSxK gG                                             what bf16 and int8 convs read
+//   conv ROWSxKxN gG [bias] [gelu | gelu_tanh | relu] [residual]   K, N per group; in every compute
+//   encode ROWSxK gG                                             what convs of less than fp32 read
 //   layer_norm ROWSxN
 //   transpose ROWSxCOLS
-//   attention ROWSxKEYSxD [mask]                                  one head; bf16 where the tier multiplies it
+//   attention ROWSxKEYSxD [mask]                                  one head; fp32, and what the tier has beside it
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -36,7 +36,9 @@ std::unique_ptr<Work> open_case(const KernelTable& table, Compute compute, const
 // The shapes of SqueezeBERT and MiniLM at 128 tokens, and remainders on every side.
 const std::vector<std::string>& case_names();
 
-// "float32", "bfloat16", "int8"; false for anything else.
+inline constexpr Compute kComputes[] = {Compute::float32, Compute::bfloat16, Compute::int8, Compute::float16};
+
+// "float32", "bfloat16", "int8", "float16"; false for anything else.
 bool parse_compute(const std::string& name, Compute* compute);
 const char* compute_name(Compute compute);
 

@@ -16,9 +16,8 @@ using sbk::Compute;
 using sbk::bench::Work;
 
 constexpr const char* kUsage =
-    "usage: sbk_kernel_bench [--isa TIER] [--dtype float32|bfloat16|int8] [--case NAME] [--rounds N] [--milliseconds "
-    "N]\n"
-    "                        [--calls N | --instructions | --compiler]\n"
+    "usage: sbk_kernel_bench [--isa TIER] [--dtype float32|bfloat16|int8|float16] [--case NAME] [--rounds N]\n"
+    "                        [--milliseconds N] [--calls N | --instructions | --compiler]\n"
     "  --case          part of the name of cases, or the whole name of one that is not listed (cases.h)\n"
     "  --calls         runs each case N times and measures nothing: for a profiler\n"
     "  --instructions  counts the instructions of one run instead of timing it\n"
@@ -79,7 +78,7 @@ Options parse(int argc, char** argv) {
     fail("--isa '" + options.isa + "' is not possible on this machine; possible:" + possible);
   }
   if (!options.dtype.empty() && !sbk::bench::parse_compute(options.dtype, &compute)) {
-    fail("--dtype '" + options.dtype + "' is none of float32, bfloat16, int8");
+    fail("--dtype '" + options.dtype + "' is none of float32, bfloat16, int8, float16");
   }
   return options;
 }
@@ -131,7 +130,7 @@ int main(int argc, char** argv) {
   bool found = false, good = true;
   for (const sbk::KernelTable* table : sbk::available_tables()) {
     if (!options.isa.empty() && options.isa != table->isa) continue;
-    for (Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8}) {
+    for (Compute compute : sbk::bench::kComputes) {
       const std::string dtype = sbk::bench::compute_name(compute);
       if (!options.dtype.empty() && options.dtype != dtype) continue;
       for (const std::string& name : names) {

@@ -14,6 +14,9 @@ const PeakLoops& peaks_avx512();
 const PeakLoops& peaks_avx512vnni();
 const PeakLoops& peaks_avx512bf16();
 const PeakLoops& peaks_neon();
+const PeakLoops& peaks_neonfp16();
+const PeakLoops& peaks_neondot();
+const PeakLoops& peaks_neoni8mm();
 
 namespace {
 
@@ -58,6 +61,9 @@ const PeakLoops* peak_loops(const std::string& isa) {
 #endif
 #if defined(SBK_HAVE_NEON)
   if (isa == "neon") return &peaks_neon();
+  if (isa == "neonfp16") return &peaks_neonfp16();
+  if (isa == "neondot") return &peaks_neondot();
+  if (isa == "neoni8mm") return &peaks_neoni8mm();
 #endif
   return nullptr;
 }

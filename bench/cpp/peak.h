@@ -14,9 +14,9 @@ struct PeakLoop {
   void (*run)(int64_t steps);
 };
 
-// For fp32, bf16 and int8, as the tier's kernels multiply them.
+// For fp32, bf16, int8 and fp16, as the tier's kernels multiply them.
 struct PeakLoops {
-  PeakLoop float32, bfloat16, int8;
+  PeakLoop float32, bfloat16, int8, float16;
 };
 
 // Of the tier named `isa`; null for one that this build does not have. Running one needs a CPU of that tier.

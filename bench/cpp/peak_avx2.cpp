@@ -27,7 +27,7 @@ struct Int16Pairs {
 
 namespace sbk::bench {
 const PeakLoops& peaks_avx2() {
-  static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int16Pairs>()};
+  static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int16Pairs>(), peak_of<Float>()};
   return loops;
 }
 }  // namespace sbk::bench

@@ -3,7 +3,7 @@
 
 namespace sbk::bench {
 const PeakLoops& peaks_avx512() {
-  static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int16Pairs>()};
+  static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int16Pairs>(), peak_of<Float>()};
   return loops;
 }
 }  // namespace sbk::bench

@@ -3,7 +3,7 @@
 
 namespace sbk::bench {
 const PeakLoops& peaks_avx512vnni() {
-  static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int8Quads>()};
+  static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int8Quads>(), peak_of<Float>()};
   return loops;
 }
 }  // namespace sbk::bench

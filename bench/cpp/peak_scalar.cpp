@@ -28,7 +28,7 @@ struct Int {
 
 namespace sbk::bench {
 const PeakLoops& peaks_scalar() {
-  static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int>()};
+  static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int>(), peak_of<Float>()};
   return loops;
 }
 }  // namespace sbk::bench

@@ -54,14 +54,20 @@ const T& require(const T* argument, const char* name) {
   return *argument;
 }
 
+// The size of a structure of the caller's. One that cuts a member in two is none of any version.
+template <class T>
+std::size_t checked_size(const T* argument, const char* name) {
+  const std::size_t size = require(argument, name).size;
+  if (size < sizeof(std::size_t) || size > 4096 || size % alignof(T) != 0) {
+    fail(SBK_INVALID_ARGUMENT, name, "->size is ", size, ", should be sizeof *", name);
+  }
+  return size;
+}
+
 // A structure of the caller's, whose `size` tells how much of it there is: members behind it are 0.
 template <class T>
 T versioned(const T* argument, const char* name) {
-  require(argument, name);
-  const std::size_t size = argument->size;
-  if (size < sizeof(std::size_t) || size > 4096) {
-    fail(SBK_INVALID_ARGUMENT, name, "->size is ", size, ", should be sizeof *", name);
-  }
+  const std::size_t size = checked_size(argument, name);
   T copy{};
   __builtin_memcpy(&copy, argument, size < sizeof copy ? size : sizeof copy);
   if (size > sizeof copy) {  // of a later version: what this one does not know must be unused
@@ -71,6 +77,15 @@ T versioned(const T* argument, const char* name) {
     }
   }
   return copy;
+}
+
+// The number of an enumeration, which callers in C may set to any; reading it as an enumeration would be undefined.
+template <class E>
+int32_t number_of(const E& value) {
+  int32_t number;
+  static_assert(sizeof number == sizeof value);
+  __builtin_memcpy(&number, &value, sizeof number);
+  return number;
 }
 
 inline void require_range(int64_t value, int64_t low, int64_t high, const char* name) {

@@ -33,7 +33,7 @@ const char* sbk_version(void) {
 }
 
 const char* sbk_status_name(sbk_status status) {
-  switch (status) {
+  switch (capi::number_of(status)) {
     case SBK_OK:
       return "SBK_OK";
     case SBK_INVALID_ARGUMENT:

@@ -17,9 +17,9 @@ const KernelTable* runnable_table(const std::string& tier) {
 Model::Options parse(const sbk_load_options* given) {
   const sbk_load_options options = given != nullptr ? versioned(given, "options") : sbk_load_options{};
   Model::Options parsed;
+  require_range(number_of(options.dtype), SBK_DTYPE_DEFAULT, SBK_FLOAT16, "options->dtype");
+  require_range(number_of(options.head), SBK_HEAD_DEFAULT, SBK_HEAD_QUESTION_ANSWERING, "options->head");
   parsed.dtype = options.dtype, parsed.head = options.head, parsed.verify = options.verify != 0;
-  require_range(options.dtype, SBK_DTYPE_DEFAULT, SBK_FLOAT16, "options->dtype");
-  require_range(options.head, SBK_HEAD_DEFAULT, SBK_HEAD_QUESTION_ANSWERING, "options->head");
   const std::string tier = options.isa != nullptr ? options.isa : active().isa;
   parsed.layout = layout_named(tier.c_str());
   if (parsed.layout == nullptr) {
@@ -65,6 +65,9 @@ void check_input(const Model& model, const sbk_input& input) {
     if (!any) fail(SBK_INVALID_ARGUMENT, "input->attention_mask has no 1 for sequence ", b);
   }
   require_range(input.num_logit_tokens, 0, tokens, "input->num_logit_tokens");
+  if (input.logit_tokens == nullptr && input.num_logit_tokens != 0) {
+    fail(SBK_INVALID_ARGUMENT, "input->num_logit_tokens=", input.num_logit_tokens, " without input->logit_tokens");
+  }
   if (input.logit_tokens != nullptr) {
     require_ids(input.logit_tokens, input.num_logit_tokens, tokens, "input->logit_tokens", "batch*length");
   }
@@ -127,7 +130,7 @@ sbk_status sbk_model_save(const sbk_model* model, const char* path) {
 sbk_status sbk_model_get_info(const sbk_model* handle, sbk_model_info* info) {
   return guarded([&] {
     const Model& model = *require(handle, "model").model;
-    const std::size_t size = versioned(info, "info").size;
+    const std::size_t size = checked_size(info, "info");
     const ModelConfig& c = model.config;
     sbk_model_info filled{};
     filled.size = size;
@@ -141,6 +144,7 @@ sbk_status sbk_model_get_info(const sbk_model* handle, sbk_model_info* info) {
     filled.mapped_bytes = model.weights().mapped_bytes;
     filled.allocated_bytes = model.weights().allocated_bytes;
     filled.repacked_bytes = model.weights().repacked_bytes;
+    __builtin_memset(info, 0, size);  // members of later versions are unknown here
     __builtin_memcpy(info, &filled, std::min(size, sizeof filled));
   });
 }

@@ -31,8 +31,8 @@ Norm to_norm(const sbk_norm& norm, const char* name) {
 }
 
 Activation to_activation(sbk_activation activation, const char* name) {
-  require_range(activation, SBK_ACTIVATION_NONE, SBK_ACTIVATION_RELU, name);
-  return static_cast<Activation>(activation);
+  require_range(number_of(activation), SBK_ACTIVATION_NONE, SBK_ACTIVATION_RELU, name);
+  return static_cast<Activation>(number_of(activation));
 }
 
 // What a conv reads must be what another writes.
@@ -63,10 +63,9 @@ sbk_status sbk_weight_create(const float* weight, int32_t out_channels, int32_t 
     if (num_heads > 0 && out_channels % num_heads != 0) {
       fail(SBK_INVALID_ARGUMENT, "num_heads=", num_heads, " does not divide out_channels=", out_channels);
     }
+    require_range(number_of(dtype), SBK_DTYPE_DEFAULT, SBK_FLOAT16, "dtype");
     Compute compute = Compute::float32;
-    if (dtype != SBK_DTYPE_DEFAULT && !to_compute(dtype, &compute)) {
-      fail(SBK_INVALID_ARGUMENT, "dtype=", static_cast<int>(dtype), " is none");
-    }
+    if (dtype != SBK_DTYPE_DEFAULT) to_compute(dtype, &compute);
     const TierLayout& layout = active().layout;
     const Weight w{weight, WeightType::float32, out_channels, in_channels / groups, groups};
     auto made = std::make_unique<sbk_weight>();
@@ -129,6 +128,10 @@ sbk_status sbk_attention_block(sbk_context* context, const sbk_attention* attent
     for (const Conv* c : {&block.key, &block.value}) {
       require_channels(c->out_channels(), channels, "attention->key and value");
       require_channels(c->in_channels(), block.query.in_channels(), "attention->key and value");
+      // The input is encoded once for all three.
+      if (c->weight->compute != block.query.weight->compute) {
+        fail(SBK_INVALID_ARGUMENT, "attention->key and value: made with another dtype than attention->query");
+      }
     }
     if (a.batch == 0 || a.length == 0) return;
     require(x, "x");

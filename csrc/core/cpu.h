@@ -14,4 +14,7 @@ const std::vector<const KernelTable*>& available_tables();
 // Null if SBK_ISA names one that is not available; `error` then lists the possible ones. Thread-safe.
 const KernelTable* active_table(std::string* error = nullptr);
 
+// How `table` multiplies in `compute`; null for fp32.
+const LowPrecision* low_precision(const KernelTable& table, Compute compute);
+
 }  // namespace sbk

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/cpu.h"
 #include "core/workspace.h"
 
 namespace sbk {
@@ -29,24 +30,31 @@ int64_t token_tile(const KernelTable& table, int64_t rows, int64_t threads, int6
 
 // Activations as the convs of an op read them: the floats themselves, or encoded in units (kernels/table.h).
 struct Operand {
-  const int32_t* data;
-  int64_t stride;                       // units between rows
+  const char* data;
+  int64_t stride;  // units between rows
+  int64_t unit_bytes;
   const RowQuantization* quantization;  // int8: [groups][quantization_stride]
   int64_t quantization_stride;          // rows
   int64_t group_units;                  // units of a group's slice of a row
 
   Operand from(int64_t row) const {
-    return {data + row * stride, stride, quantization ? quantization + row : nullptr, quantization_stride, group_units};
+    Operand rest = *this;
+    rest.data += row * stride * unit_bytes;
+    if (quantization) rest.quantization += row;
+    return rest;
   }
 };
 
 const LowPrecision* low_precision(const KernelTable& table, const PackedHeader& w) {
-  return w.is(Compute::bfloat16) ? &table.bfloat16 : w.is(Compute::int8) ? &table.int8 : nullptr;
+  return low_precision(table, static_cast<Compute>(w.compute));
 }
+
+// Floats that `units` units take.
+int64_t floats_of(int64_t units, int64_t unit_bytes) { return divide_up(units * unit_bytes, sizeof(float)); }
 
 // Floats of scratch that `rows` rows of input take when encoded for `w`, and how they were quantized.
 int64_t encoded_size(const PackedHeader& w, int64_t rows) {
-  return w.is(Compute::float32) ? 0 : rows * w.groups * w.units();
+  return w.is(Compute::float32) ? 0 : floats_of(rows * w.groups * w.units(), w.unit_bytes);
 }
 int64_t quantization_size(const PackedHeader& w, int64_t rows) {
   return w.is(Compute::int8) ? rows * w.groups * static_cast<int64_t>(sizeof(RowQuantization) / sizeof(float)) : 0;
@@ -55,17 +63,18 @@ int64_t quantization_size(const PackedHeader& w, int64_t rows) {
 // Scratch for encoding `rows` rows; all of it unused in fp32.
 struct Encoder {
   const LowPrecision* kernels;
-  int64_t group_units, k, groups;
-  int32_t* units;
+  int64_t group_units, unit_bytes, k, groups;
+  char* units;
   RowQuantization* quantization;
   int64_t rows;
 
   Encoder(const KernelTable& table, const PackedHeader& w, int64_t max_rows, Workspace& workspace)
       : kernels(low_precision(table, w)),
-        group_units(kernels ? w.units() : w.k),
+        group_units(w.units()),
+        unit_bytes(w.unit_bytes),
         k(w.k),
         groups(w.groups),
-        units(reinterpret_cast<int32_t*>(workspace.take(encoded_size(w, max_rows)))),
+        units(reinterpret_cast<char*>(workspace.take(encoded_size(w, max_rows)))),
         quantization(reinterpret_cast<RowQuantization*>(workspace.take(quantization_size(w, max_rows)))),
         rows(max_rows) {}
 
@@ -75,7 +84,7 @@ struct Encoder {
     for (int64_t g = 0; g < groups; g++) {
       kernels->encode({.x = x.row(first) + g * k,
                        .ldx = x.stride,
-                       .y = units + first * groups * group_units + g * group_units,
+                       .y = units + (first * groups + g) * group_units * unit_bytes,
                        .ldy = groups * group_units,
                        .quantization = quantization + g * rows + first,
                        .rows = last - first,
@@ -83,8 +92,10 @@ struct Encoder {
     }
   }
   Operand operand(Input x) const {
-    if (kernels == nullptr) return {reinterpret_cast<const int32_t*>(x.data), x.stride, nullptr, 0, group_units};
-    return {units, groups * group_units, quantization, rows, group_units};
+    if (kernels == nullptr) {
+      return {reinterpret_cast<const char*>(x.data), x.stride, unit_bytes, nullptr, 0, group_units};
+    }
+    return {units, groups * group_units, unit_bytes, quantization, rows, group_units};
   }
 };
 
@@ -98,7 +109,7 @@ void conv_blocks(const KernelTable& table, const Conv& conv, int64_t first_block
     const int64_t column = b * w.block, group = column / w.group_columns() - first_group;
     const int64_t offset = column - first_block * w.block;
     (low ? low->conv
-         : table.conv)({.x = x.data + group * x.group_units,
+         : table.conv)({.x = x.data + group * x.group_units * x.unit_bytes,
                         .ldx = x.stride,
                         .panels = w.block_values(b),
                         .bias = conv.bias ? conv.bias + column : nullptr,
@@ -208,10 +219,18 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
                      const Sequences& sequences, const AttentionMask& mask, Output context) {
   const int64_t heads = block.num_heads, d = block.query.out_channels() / heads, rows = sequences.rows();
   if (rows == 0) return;
-  // The products of attention itself are bf16 where the projections are less than fp32 and the tier can multiply bf16.
-  const bool half = !block.query.weight->is(Compute::float32) && table.attention_bfloat16 != nullptr;
-  const int64_t per = half ? 2 : 1, d_units = divide_up(d, per);
-  const int64_t ld = round_up(d, table.lanes);
+  // The products of attention itself are less than fp32 where the projections are and the tier can multiply it.
+  const LowAttention* low = block.query.weight->is(Compute::float32) || table.low_attention.attention == nullptr
+                                ? nullptr
+                                : &table.low_attention;
+  const Compute compute = low ? low->compute : Compute::float32;
+  const PackLayout& layout = layout_of(table.layout, compute);
+  const int64_t d_units = divide_up(d, layout.per), ld = round_up(d, layout.lanes);
+  // q . k of fp16 would leave its range early: there q is scaled before it is rounded.
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  const float early_scale = compute == Compute::float16 ? scale : 1.0f;
+  // Units of 32 bits are transposed as floats are; narrower ones are floats until they have been.
+  const bool is_narrow = layout.unit_bytes < 4;
 
   // x is encoded once for all heads, and once for all of q, k and v where their groups are the same.
   const Conv* convs[3] = {&block.query, &block.key, &block.value};
@@ -250,13 +269,16 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
     const int64_t first = sequences.offsets[b], length = sequences.length(b);
     if (length == 0) return;
     // A cache line more than needed: see score_stride in kernels/attention.h.
-    const int64_t ldk = round_up(length, table.lanes) + 16;
+    const int64_t ldk = round_up(length, layout.lanes) + 16;
     const int64_t scratch = table.attention_scratch(length, d);
+    const int64_t q_size = low ? floats_of(length * d_units, layout.unit_bytes) : 0;
+    const int64_t v_size = low ? floats_of(divide_up(length, layout.per) * ld, layout.unit_bytes) : 0;
+    const int64_t kt_size = floats_of(d_units * ldk, layout.unit_bytes);
     Workspace& workspace = Workspace::of<Scope::task>();
     // The last row of v is read up to whole vectors, which ld covers.
-    workspace.reserve(2 * length * ld + d_units * ldk + scratch + (half ? length * (d_units + ld) : 0), 6);
+    workspace.reserve(2 * length * ld + q_size + v_size + kt_size + (is_narrow ? d * ldk : 0) + scratch, 7);
     const Output qk{workspace.take(length * ld), ld}, v{workspace.take(length * ld), ld};
-    const Output kt{workspace.take(d_units * ldk), ldk};
+    float* kt = workspace.take(kt_size);
 
     const auto project = [&](int i, Output y) {
       const Conv& conv = *convs[i];
@@ -264,40 +286,53 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
       conv_blocks(table, conv, h * per_head, (h + 1) * per_head, operands[i].from(first), length, Activation::none,
                   {nullptr, 0}, y);
     };
-    // Rows of d floats as rows of bf16 units, in place of nothing where products are fp32.
-    const Output units{half ? workspace.take(length * d_units) : qk.data, half ? d_units : ld};
-    const auto to_units = [&] {
-      if (!half) return;
-      table.bfloat16.encode(
-          {.x = qk.data, .ldx = ld, .y = units.data, .ldy = d_units, .quantization = nullptr, .rows = length, .k = d});
+    // Rows of d floats as rows of units, in place of nothing where products are fp32.
+    const Output units{low ? workspace.take(q_size) : qk.data, low ? d_units : ld};
+    const auto to_units = [&](float factor) {
+      if (low == nullptr) return;
+      low_precision(table, compute)
+          ->encode({.x = qk.data,
+                    .ldx = ld,
+                    .y = units.data,
+                    .ldy = d_units,
+                    .quantization = nullptr,
+                    .rows = length,
+                    .k = d,
+                    .factor = factor});
     };
     project(1, qk);
-    to_units();
-    table.transpose({.x = units.data, .ldx = units.stride, .y = kt.data, .ldy = ldk, .rows = length, .cols = d_units});
+    if (is_narrow) {
+      float* wide = workspace.take(d * ldk);
+      table.transpose({.x = qk.data, .ldx = ld, .y = wide, .ldy = ldk, .rows = length, .cols = d});
+      low->stack_rows({.x = wide, .ldx = ldk, .y = kt, .ldy = ldk, .rows = d, .cols = length});
+    } else {
+      to_units(1.0f);
+      table.transpose({.x = units.data, .ldx = units.stride, .y = kt, .ldy = ldk, .rows = length, .cols = d_units});
+    }
     project(2, v);
-    Output values = v;
-    if (half) {
-      values = {workspace.take(divide_up(length, 2) * ld), ld};
-      table.pair_rows({.x = v.data, .ldx = ld, .y = values.data, .ldy = ld, .rows = length, .cols = d});
+    float* values = v.data;
+    if (low) {
+      values = workspace.take(v_size);
+      low->stack_rows({.x = v.data, .ldx = ld, .y = values, .ldy = ld, .rows = length, .cols = d});
     }
     project(0, qk);
-    to_units();
-    (half ? table.attention_bfloat16
-          : table.attention)({.q = units.data,
-                              .ldq = units.stride,
-                              .kt = kt.data,
-                              .ldk = ldk,
-                              .v = values.data,
-                              .ldv = ld,
-                              .mask = mask.data ? mask.data + b * mask.stride[0] + h * mask.stride[1] : nullptr,
-                              .mask_row_stride = mask.stride[2],
-                              .context = context.row(first) + h * d,
-                              .ldc = context.stride,
-                              .scratch = workspace.take(scratch),
-                              .rows = length,
-                              .keys = length,
-                              .d = d,
-                              .scale = 1.0f / std::sqrt(static_cast<float>(d))});
+    to_units(early_scale);
+    (low ? low->attention
+         : table.attention)({.q = units.data,
+                             .ldq = units.stride,
+                             .kt = kt,
+                             .ldk = ldk,
+                             .v = values,
+                             .ldv = ld,
+                             .mask = mask.data ? mask.data + b * mask.stride[0] + h * mask.stride[1] : nullptr,
+                             .mask_row_stride = mask.stride[2],
+                             .context = context.row(first) + h * d,
+                             .ldc = context.stride,
+                             .scratch = workspace.take(scratch),
+                             .rows = length,
+                             .keys = length,
+                             .d = d,
+                             .scale = compute == Compute::float16 ? 1.0f : scale});
   });
 }
 

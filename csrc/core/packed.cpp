@@ -11,73 +11,26 @@ namespace sbk {
 namespace {
 
 constexpr char kMagic[4] = {'S', 'B', 'K', 'P'};
-constexpr uint16_t kVersion = 1;
-
-float float_from_bits(uint32_t bits) {
-  float f;
-  std::memcpy(&f, &bits, sizeof f);
-  return f;
-}
-
-float half_to_float(uint16_t h) {
-  const uint32_t sign = uint32_t{h & 0x8000u} << 16, exponent = (h >> 10) & 0x1f, mantissa = h & 0x3ff;
-  if (exponent == 31) return float_from_bits(sign | 0x7f800000u | mantissa << 13);
-  if (exponent != 0) return float_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
-  const float subnormal = static_cast<float>(mantissa) * 0x1p-24f;
-  return sign ? -subnormal : subnormal;
-}
-
-float value_at(const Weight& w, int64_t i) {
-  switch (w.type) {
-    case WeightType::float16:
-      return half_to_float(static_cast<const uint16_t*>(w.data)[i]);
-    case WeightType::bfloat16:
-      return float_from_bits(uint32_t{static_cast<const uint16_t*>(w.data)[i]} << 16);
-    default:
-      return static_cast<const float*>(w.data)[i];
-  }
-}
-
-int32_t units_per(const KernelTable& table, Compute compute) {
-  switch (compute) {
-    case Compute::bfloat16:
-      return table.bfloat16.per;
-    case Compute::int8:
-      return table.int8.per;
-    default:
-      return 1;
-  }
-}
+constexpr uint16_t kVersion = 2;
 
 // The header of a section but for the fingerprint.
-PackedHeader describe(const KernelTable& table, const Weight& w, int64_t num_heads, Compute compute) {
+PackedHeader describe(const TierLayout& tier, const Weight& w, int64_t num_heads, Compute compute) {
+  const PackLayout& layout = layout_of(tier, compute);
   PackedHeader header;
   std::memset(&header, 0, sizeof header);
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   header.version = kVersion;
-  header.lanes = static_cast<uint16_t>(table.lanes);
-  header.tile_vectors = static_cast<uint16_t>(table.tile_vectors);
+  header.lanes = static_cast<uint16_t>(layout.lanes);
+  header.tile_vectors = static_cast<uint16_t>(layout.tile_vectors);
   header.compute = static_cast<uint16_t>(compute);
-  header.per = static_cast<uint16_t>(units_per(table, compute));
+  header.per = static_cast<uint16_t>(layout.per);
+  header.unit_bytes = static_cast<uint8_t>(layout.unit_bytes);
+  header.has_offsets = layout.least != kSymmetric;
   header.n = w.n, header.k = w.k, header.groups = w.groups;
   header.block = block_columns(w, num_heads);
-  const int64_t values = w.n / header.block * header.block_size() * static_cast<int64_t>(sizeof(int32_t));
+  const int64_t values = w.n / header.block * header.block_bytes();
   header.bytes = static_cast<int64_t>(sizeof(PackedHeader)) + (values + 63) / 64 * 64;
   return header;
-}
-
-uint16_t to_bf16(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  if (x != x) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-// The least float with 16 significant bits that is not below x >= 0: its products with 8-bit integers are exact.
-float round_up_to_16_bits(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return std::isfinite(x) ? float_from_bits((bits + 0xff) & ~0xffu) : x;
 }
 
 // One column of a weight, rounded for `compute`: rounded(step) for step < k.
@@ -91,37 +44,37 @@ struct Column {
     if (compute != Compute::int8) return;
     float max = 0.0f, poison = 0.0f;
     for (int64_t i = 0; i < w.k; i++) {
-      const float v = value_at(w, first + i);
+      const float v = at(i);
       max = std::max(max, std::fabs(v)), poison += v * 0.0f;
     }
-    const float rounded = round_up_to_16_bits(max / 127.0f);
-    const bool usable = std::isfinite(1.0f / rounded);  // the column is not zero, nor close to the smallest float
-    scale = (usable ? rounded : 0.0f) + poison;         // a column with NaN or infinity is all NaN
-    inverse = usable && std::isfinite(max) ? 1.0f / rounded : 0.0f;
+    const float rounded = int8_scale(max);
+    scale = rounded + poison;  // a column with NaN or infinity is all NaN
+    inverse = rounded > 0 && std::isfinite(max) ? 1.0f / rounded : 0.0f;
   }
   int32_t quantized(int64_t step) const {
-    const float q = std::nearbyint(value_at(w, first + step) * inverse);
+    const float q = std::nearbyint(at(step) * inverse);
     return q == q ? static_cast<int32_t>(q) : 0;
   }
-  // The 32 bits of unit `unit`.
-  uint32_t unit(int64_t unit, int32_t per) const {
+  // The bits of unit `unit`.
+  uint32_t unit(int64_t unit, int32_t per, int32_t unit_bytes) const {
+    const int32_t width = 8 * unit_bytes / per;
     uint32_t bits = 0;
-    const int32_t width = 32 / per;
     for (int32_t i = 0; i < per && unit * per + i < w.k; i++) {
-      const int64_t step = unit * per + i;
-      uint32_t value;
-      if (compute == Compute::int8) {
-        value = static_cast<uint32_t>(quantized(step));
-      } else if (compute == Compute::bfloat16) {
-        value = to_bf16(value_at(w, first + step));
-        if (per == 1) value <<= 16;  // a float with the rounded value
-      } else {
-        const float f = value_at(w, first + step);
-        std::memcpy(&value, &f, sizeof value);
-      }
+      const uint32_t value = this->value(unit * per + i, width);
       bits |= (width == 32 ? value : value & ((1u << width) - 1)) << (i * width % 32);
     }
     return bits;
+  }
+
+ private:
+  float at(int64_t step) const { return value_at(w.data, w.type, first + step); }
+  // In `width` bits; floats that were rounded where a tier has 32 for less.
+  uint32_t value(int64_t step, int32_t width) const {
+    if (compute == Compute::int8) return static_cast<uint32_t>(quantized(step));
+    const float x = at(step);
+    if (compute == Compute::bfloat16) return width == 16 ? round_to_bf16(x) >> 16 : round_to_bf16(x);
+    if (compute == Compute::float16) return width == 16 ? fp16_bits(x) : bits_of(round_to_fp16(x));
+    return bits_of(x);
   }
 };
 
@@ -138,52 +91,59 @@ int64_t block_columns(const Weight& w, int64_t num_heads) {
   return group;
 }
 
-int64_t packed_bytes(const KernelTable& table, const Weight& w, int64_t num_heads, Compute compute) {
-  return describe(table, w, num_heads, compute).bytes;
+const TierLayout* find_layout(const std::string& tier) { return layout_named(tier.c_str()); }
+
+int64_t packed_bytes(const TierLayout& tier, const Weight& w, int64_t num_heads, Compute compute) {
+  return describe(tier, w, num_heads, compute).bytes;
 }
 
-void pack(const KernelTable& table, const Weight& w, int64_t num_heads, void* out, const Parallel& parallel,
+void pack(const TierLayout& tier, const Weight& w, int64_t num_heads, void* out, const Parallel& parallel,
           Compute compute) {
   PackedHeader& header = *static_cast<PackedHeader*>(out);
-  header = describe(table, w, num_heads, compute);
+  header = describe(tier, w, num_heads, compute);
   header.fingerprint = fingerprint(w);
 
-  const int64_t lanes = table.lanes, vectors = header.padded_block() / lanes, units = header.units();
-  const int64_t panels = panel_count(vectors, table.tile_vectors);
-  int32_t* values = const_cast<int32_t*>(header.values());
+  const int64_t lanes = header.lanes, vectors = header.padded_block() / lanes, units = header.units();
+  const int64_t panels = panel_count(vectors, header.tile_vectors);
+  char* values = const_cast<char*>(static_cast<const char*>(header.block_values(0)));
   parallel_for(parallel, w.n / header.block * panels, [&](int64_t task) {
     const int64_t b = task / panels;
-    const Panel p = panel_at(vectors, table.tile_vectors, task % panels);
+    const Panel p = panel_at(vectors, header.tile_vectors, task % panels);
     const int64_t first = p.first * lanes, padded = p.width * lanes;
-    int32_t* block = values + b * header.block_size();
-    int32_t* panel = block + first * units + (compute == Compute::int8 ? 2 * header.padded_block() : 0);
+    char* block = values + b * header.block_bytes();
+    char* panel = block + header.prefix_bytes() + first * units * header.unit_bytes;
+    const auto put = [&](int64_t step, int64_t c, uint32_t unit) {
+      if (header.unit_bytes == 4) {
+        reinterpret_cast<uint32_t*>(panel)[step * padded + c] = unit;
+      } else {
+        reinterpret_cast<uint16_t*>(panel)[step * padded + c] = static_cast<uint16_t>(unit);
+      }
+    };
     // Column by column: reads a row of w front to back, writes with the stride of a panel.
     for (int64_t c = 0; c < padded; c++) {
       const bool inside = first + c < header.block;
       if (!inside) {
-        for (int64_t step = 0; step < units; step++) panel[step * padded + c] = 0;
+        for (int64_t step = 0; step < units; step++) put(step, c, 0);
       }
       const int64_t index = b * header.block + first + c;
       if (inside && compute == Compute::float32 && w.type == WeightType::float32) {
         const float* row = static_cast<const float*>(w.data) + index * w.k;
-        for (int64_t step = 0; step < units; step++) std::memcpy(&panel[step * padded + c], row + step, sizeof(float));
+        for (int64_t step = 0; step < units; step++) put(step, c, bits_of(row[step]));
         continue;
       }
       float scale = 0.0f;
       int32_t offset = 0;
       if (inside) {
         const Column column(w, compute, index);
-        for (int64_t step = 0; step < units; step++) {
-          panel[step * padded + c] = static_cast<int32_t>(column.unit(step, header.per));
-        }
+        for (int64_t step = 0; step < units; step++) put(step, c, column.unit(step, header.per, header.unit_bytes));
         scale = column.scale;
-        if (compute == Compute::int8 && table.int8.is_unsigned) {
+        if (header.has_offsets) {
           for (int64_t step = 0; step < w.k; step++) offset -= column.quantized(step);
         }
       }
       if (compute == Compute::int8) {
-        block[first + c] = offset;
-        std::memcpy(&block[header.padded_block() + first + c], &scale, sizeof scale);
+        reinterpret_cast<int32_t*>(block)[first + c] = offset;
+        reinterpret_cast<float*>(block)[header.padded_block() + first + c] = scale;
       }
     }
   });
@@ -193,25 +153,31 @@ void unpack(const PackedHeader& section, void* values, float* scale, const Paral
   const int64_t lanes = section.lanes, vectors = section.padded_block() / lanes, units = section.units();
   const int64_t panels = panel_count(vectors, section.tile_vectors);
   const bool int8 = section.is(Compute::int8);
-  const int32_t width = 32 / section.per;
+  const int32_t width = 8 * section.unit_bytes / section.per;
   parallel_for(parallel, section.n / section.block * panels, [&](int64_t task) {
     const int64_t b = task / panels;
     const Panel p = panel_at(vectors, section.tile_vectors, task % panels);
     const int64_t first = p.first * lanes, padded = p.width * lanes;
-    const int32_t* block = section.block_values(b);
-    const int32_t* panel = block + first * units + (int8 ? 2 * section.padded_block() : 0);
+    const char* block = static_cast<const char*>(section.block_values(b));
+    const char* panel = block + section.prefix_bytes() + first * units * section.unit_bytes;
+    const auto get = [&](int64_t unit, int64_t c) -> uint32_t {
+      return section.unit_bytes == 4 ? reinterpret_cast<const uint32_t*>(panel)[unit * padded + c]
+                                     : reinterpret_cast<const uint16_t*>(panel)[unit * padded + c];
+    };
     for (int64_t c = 0; c < padded && first + c < section.block; c++) {
       const int64_t column = b * section.block + first + c;
-      if (int8) std::memcpy(&scale[column], &block[section.padded_block() + first + c], sizeof(float));
+      if (int8) scale[column] = reinterpret_cast<const float*>(block)[section.padded_block() + first + c];
       for (int64_t step = 0; step < section.k; step++) {
-        const auto unit = static_cast<uint32_t>(panel[step / section.per * padded + c]);
-        const uint32_t bits = unit >> (step % section.per * width % 32);
+        const uint32_t bits = get(step / section.per, c) >> (step % section.per * width % 32);
         if (int8) {
           static_cast<int8_t*>(values)[column * section.k + step] = static_cast<int8_t>(bits);
-        } else {
-          const bool half = section.is(Compute::bfloat16) && section.per == 2;
-          static_cast<float*>(values)[column * section.k + step] = float_from_bits(half ? bits << 16 : bits);
+          continue;
         }
+        const auto half = static_cast<uint16_t>(bits);
+        static_cast<float*>(values)[column * section.k + step] = width == 32 ? float_from_bits(bits)
+                                                                 : section.is(Compute::bfloat16)
+                                                                     ? float_from_bits(bits << 16)
+                                                                     : fp16_to_float(half);
       }
     }
   });
@@ -236,23 +202,22 @@ uint64_t fingerprint(const Weight& w) {
   return hash;
 }
 
-const PackedHeader* find_section(const KernelTable& table, const Weight& w, int64_t num_heads, const void* buffer,
+const PackedHeader* find_section(const TierLayout& tier, const Weight& w, int64_t num_heads, const void* buffer,
                                  int64_t bytes, int64_t* offset, std::string* error) {
   const auto* header = reinterpret_cast<const PackedHeader*>(static_cast<const char*>(buffer) + *offset);
   if (bytes - *offset < static_cast<int64_t>(sizeof(PackedHeader)) || std::memcmp(header->magic, kMagic, 4) != 0 ||
-      header->version != kVersion) {
+      header->version != kVersion || header->compute > static_cast<uint16_t>(Compute::float16)) {
     *error = "packed is not a result of ops.pack for these weights";
     return nullptr;
   }
-  if (header->lanes != table.lanes || header->tile_vectors != table.tile_vectors) {
-    *error = "packed was made for another ISA tier than " + std::string(table.isa);
+  const PackedHeader wanted = describe(tier, w, num_heads, static_cast<Compute>(header->compute));
+  if (header->lanes != wanted.lanes || header->tile_vectors != wanted.tile_vectors || header->per != wanted.per ||
+      header->unit_bytes != wanted.unit_bytes || header->has_offsets != wanted.has_offsets) {
+    *error = "packed was made for another ISA tier than " + std::string(tier.tier);
     return nullptr;
   }
-  const bool known = header->compute <= static_cast<uint16_t>(Compute::int8);
-  const PackedHeader wanted =
-      describe(table, w, num_heads, known ? static_cast<Compute>(header->compute) : Compute::float32);
-  if (!known || header->per != wanted.per || header->n != w.n || header->k != w.k || header->groups != w.groups ||
-      header->block != wanted.block || header->bytes != wanted.bytes) {
+  if (header->n != w.n || header->k != w.k || header->groups != w.groups || header->block != wanted.block ||
+      header->bytes != wanted.bytes) {
     *error = "packed was made for a weight [" + std::to_string(header->n) + ", " + std::to_string(header->k) +
              "] with " + std::to_string(header->groups) + " groups, not for [" + std::to_string(w.n) + ", " +
              std::to_string(w.k) + "] with " + std::to_string(w.groups) + (num_heads ? " and these heads" : "");

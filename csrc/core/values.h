@@ -1,6 +1,9 @@
 // Numbers as weights and files have them: float16, bfloat16, and int8 with a scale.
 #pragma once
 #include <cstdint>
+#include <cstring>
+
+#include "kernels/rounding.h"
 
 namespace sbk {
 
@@ -8,13 +11,24 @@ enum class WeightType : uint16_t { float32, float16, bfloat16 };
 
 constexpr uint64_t value_size(WeightType type) { return type == WeightType::float32 ? 4 : 2; }
 
-float half_to_float(uint16_t h);
-float bfloat16_to_float(uint16_t b);
-// To nearest, ties to even; beyond the range infinity; a NaN stays one.
-uint16_t float_to_half(float x);
-uint16_t float_to_bfloat16(float x);
+namespace {
 
-// `n` values of `type` at `data`, of any alignment.
+// Value `i` of `type` at `data`.
+inline float value_at(const void* data, WeightType type, int64_t i) {
+  const auto* p = static_cast<const char*>(data) + static_cast<uint64_t>(i) * value_size(type);
+  if (type == WeightType::float32) {
+    float value;
+    std::memcpy(&value, p, sizeof value);
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return type == WeightType::float16 ? fp16_to_float(bits) : float_from_bits(uint32_t{bits} << 16);
+}
+
+}  // namespace
+
+// `n` values of `type` at `data`. No alignment is needed, here as above. Narrowing rounds as kernels/rounding.h does.
 void to_floats(const void* data, WeightType type, int64_t n, float* out);
 void from_floats(const float* data, int64_t n, WeightType type, void* out);
 

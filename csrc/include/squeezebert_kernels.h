@@ -301,7 +301,7 @@ SBK_API sbk_status sbk_grouped_pointwise_conv_layer_norm(sbk_context* context, c
 
 typedef struct sbk_attention {
   size_t size;
-  sbk_conv query, key, value; /* weights made with num_heads; equal out_channels */
+  sbk_conv query, key, value; /* weights made with num_heads; equal out_channels and dtype */
   int32_t num_heads;
   int32_t batch, length;
   const float* mask; /* added to the scores of every head and query: [batch][length], or NULL */

@@ -6,7 +6,7 @@
 
 namespace sbk {
 const KernelTable& table_avx2() {
-  static constexpr KernelTable table = make_table<Avx2, RoundedBF16<Avx2>, Avx2Int8>("avx2");
+  static constexpr KernelTable table = make_table<Avx2, RoundedBF16<Avx2>, Avx2Int8, RoundedFP16<Avx2>>("avx2");
   return table;
 }
 }  // namespace sbk

@@ -6,7 +6,8 @@
 
 namespace sbk {
 const KernelTable& table_avx512() {
-  static constexpr KernelTable table = make_table<Avx512, RoundedBF16<Avx512>, Avx512Int8>("avx512");
+  static constexpr KernelTable table =
+      make_table<Avx512, RoundedBF16<Avx512>, Avx512Int8, RoundedFP16<Avx512>>("avx512");
   return table;
 }
 }  // namespace sbk

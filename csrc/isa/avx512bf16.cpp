@@ -7,7 +7,7 @@
 
 namespace sbk {
 const KernelTable& table_avx512bf16() {
-  static constexpr KernelTable table = make_table<Avx512, DotBF16, VnniInt8>("avx512bf16");
+  static constexpr KernelTable table = make_table<Avx512, DotBF16, VnniInt8, RoundedFP16<Avx512>>("avx512bf16");
   return table;
 }
 }  // namespace sbk

@@ -6,7 +6,8 @@
 
 namespace sbk {
 const KernelTable& table_avx512vnni() {
-  static constexpr KernelTable table = make_table<Avx512, RoundedBF16<Avx512>, VnniInt8>("avx512vnni");
+  static constexpr KernelTable table =
+      make_table<Avx512, RoundedBF16<Avx512>, VnniInt8, RoundedFP16<Avx512>>("avx512vnni");
   return table;
 }
 }  // namespace sbk

@@ -6,7 +6,7 @@
 
 namespace sbk {
 const KernelTable& table_neon() {
-  static constexpr KernelTable table = make_table<Neon, RoundedBF16<Neon>, WideInt8<Neon>>("neon");
+  static constexpr KernelTable table = make_table<Neon, RoundedBF16<Neon>, WideInt8<Neon>, RoundedFP16<Neon>>("neon");
   return table;
 }
 }  // namespace sbk

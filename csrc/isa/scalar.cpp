@@ -6,7 +6,8 @@
 
 namespace sbk {
 const KernelTable& table_scalar() {
-  static constexpr KernelTable table = make_table<Scalar, RoundedBF16<Scalar>, WideInt8<Scalar>>("scalar");
+  static constexpr KernelTable table =
+      make_table<Scalar, RoundedBF16<Scalar>, WideInt8<Scalar>, RoundedFP16<Scalar>>("scalar");
   return table;
 }
 }  // namespace sbk

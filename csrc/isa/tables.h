@@ -10,4 +10,7 @@ const KernelTable& table_avx512();
 const KernelTable& table_avx512vnni();
 const KernelTable& table_avx512bf16();
 const KernelTable& table_neon();
+const KernelTable& table_neonfp16();
+const KernelTable& table_neondot();
+const KernelTable& table_neoni8mm();
 }  // namespace sbk

@@ -14,29 +14,31 @@ namespace {
 
 constexpr int64_t query_block = 24, key_block = 512;
 
-template <class V>
+// T: a Vec or an element type, for its lanes.
+template <class T>
 constexpr int64_t round_up_lanes(int64_t n) {
-  return (n + V::lanes - 1) / V::lanes * V::lanes;
+  return (n + T::lanes - 1) / T::lanes * T::lanes;
 }
 
 // Floats between rows of scores for `keys` keys: one cache line more than needed, since a power of two would put all
 // rows of a tile into the same few sets of L1.
-template <class V>
+template <class T>
 constexpr int64_t score_stride(int64_t keys) {
-  return round_up_lanes<V>(keys < key_block ? keys : key_block) + 16;
+  return round_up_lanes<T>(keys < key_block ? keys : key_block) + 16;
 }
 
 // Scratch: scores [query_block][score_stride], context [query_block][d rounded up], running maximum and sum per row.
-template <class V>
+template <class T>
 int64_t attention_scratch(int64_t keys, int64_t d) {
-  return query_block * (score_stride<V>(keys) + round_up_lanes<V>(d) + 2);
+  return query_block * (score_stride<T>(keys) + round_up_lanes<T>(d) + 2);
 }
 
 // c[rows][vectors] = a[rows][k] * b[k][...], or += with `accumulate`; c is padded to whole vectors; k in units.
+template <class E>
 struct GemmTileArgs {
-  const int32_t* a;
+  const typename E::unit* a;
   int64_t lda;
-  const int32_t* b;
+  const typename E::unit* b;
   int64_t ldb;
   float* c;
   int64_t ldc, k;
@@ -48,7 +50,7 @@ struct GemmTile {
   using V = typename E::Vec;
 
   template <int MR, int NV>
-  static void run(const GemmTileArgs& t) {
+  static void run(const GemmTileArgs<E>& t) {
     Tile<E, MR, NV> acc;
     unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
       unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
@@ -62,17 +64,43 @@ struct GemmTile {
   }
 };
 
+// Sums live in c, as in ChunkedConvTile.
 template <class E>
-SBK_INLINE void gemm(const GemmTileArgs& t, int64_t rows, int64_t vectors) {
+struct ChunkedGemmTile {
+  using V = typename E::Vec;
+
+  template <int MR, int NV>
+  static void run(const GemmTileArgs<E>& t) {
+    for (int64_t first = 0; first < t.k; first += E::chunk) {
+      Tile<E, MR, NV> acc{};
+      const int64_t left = t.k - first;
+      tile_mac<E, MR, NV>(acc, t.a + first, t.lda, t.b + first * t.ldb, t.ldb, left < E::chunk ? left : E::chunk);
+      const bool accumulate = t.accumulate || first > 0;
+      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
+        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
+          unroll<E::lanes / V::lanes>([&](auto h) SBK_INLINE_LAMBDA {
+            float* c = t.c + i * t.ldc + j * E::lanes + h * V::lanes;
+            const typename V::f32 sum = E::template widened<h>(acc[i][j]);
+            V::store(c, accumulate ? V::add(V::load(c), sum) : sum);
+          });
+        });
+      });
+    }
+  }
+};
+
+template <class E>
+SBK_INLINE void gemm(const GemmTileArgs<E>& t, int64_t rows, int64_t vectors) {
   using V = typename E::Vec;
   for_each_panel<V>(vectors, [&](Panel panel) SBK_INLINE_LAMBDA {
     for (int64_t row = 0; row < rows; row += V::tile_rows) {
       const int64_t left = rows - row;
-      GemmTileArgs tile = t;
+      GemmTileArgs<E> tile = t;
       tile.a += row * t.lda;
-      tile.b += panel.first * V::lanes;
-      tile.c += row * t.ldc + panel.first * V::lanes;
-      dispatch_tile<V, GemmTile<E>>(static_cast<int>(left < V::tile_rows ? left : V::tile_rows), panel.width, tile);
+      tile.b += panel.first * E::lanes;
+      tile.c += row * t.ldc + panel.first * E::lanes;
+      using Kernel = std::conditional_t<E::chunk == 0, GemmTile<E>, ChunkedGemmTile<E>>;
+      dispatch_tile<V, Kernel>(static_cast<int>(left < V::tile_rows ? left : V::tile_rows), panel.width, tile);
     }
   });
 }
@@ -117,19 +145,24 @@ SBK_INLINE float softmax_step(float* s, const float* mask, int64_t keys, float s
   return shrink;
 }
 
+// What attention<E> reads is not floats.
+template <class E>
+constexpr bool multiplies_less_than_fp32 = E::per > 1 || E::chunk != 0;
+
 template <class E>
 void attention(const AttentionArgs& p) {
   using V = typename E::Vec;
   using f32 = typename V::f32;
-  const int64_t dp = round_up_lanes<V>(p.d), d_units = (p.d + E::per - 1) / E::per;
-  const int64_t lds = score_stride<V>(p.keys);
+  using unit = typename E::unit;
+  const int64_t dp = round_up_lanes<E>(p.d), d_units = (p.d + E::per - 1) / E::per;
+  const int64_t lds = score_stride<E>(p.keys), score_units = lds * static_cast<int64_t>(sizeof(float) / sizeof(unit));
   float* scores = p.scratch;
   float* context = scores + query_block * lds;
   float* running_max = context + query_block * dp;
   float* sum = running_max + query_block;
-  const auto* q = static_cast<const int32_t*>(p.q);
-  const auto* kt = static_cast<const int32_t*>(p.kt);
-  const auto* v = static_cast<const int32_t*>(p.v);
+  const auto* q = static_cast<const unit*>(p.q);
+  const auto* kt = static_cast<const unit*>(p.kt);
+  const auto* v = static_cast<const unit*>(p.v);
 
   for (int64_t row = 0; row < p.rows; row += query_block) {
     const int64_t rows = p.rows - row < query_block ? p.rows - row : query_block;
@@ -138,23 +171,23 @@ void attention(const AttentionArgs& p) {
     for (int64_t key = 0; key < p.keys; key += key_block) {
       const int64_t keys = p.keys - key < key_block ? p.keys - key : key_block;
       gemm<E>({q + row * p.ldq, p.ldq, kt + key, p.ldk, scores, lds, d_units, false}, rows,
-              (keys + V::lanes - 1) / V::lanes);
+              (keys + E::lanes - 1) / E::lanes);
       for (int64_t r = 0; r < rows; r++) {
         const float* mask = p.mask ? p.mask + (row + r) * p.mask_row_stride + key : nullptr;
         float* s = scores + r * lds;
         const float shrink = softmax_step<V>(s, mask, keys, p.scale, running_max[r], sum[r]);
         // In place: what is written lies behind what is still to be read. keys is even but in the last block, and then
         // a probability 0 is behind them, or the unit is completed with one.
-        if constexpr (E::per > 1) encode_bf16<E>({s, lds, s, lds, nullptr, 1, keys});
+        if constexpr (multiplies_less_than_fp32<E>) encode_rounded<E>({s, lds, s, score_units, nullptr, 1, keys});
         if (key > 0) {
           const f32 factor = V::set1(shrink);
           float* c = context + r * dp;
           for (int64_t j = 0; j < dp; j += V::lanes) V::store(c + j, V::mul(V::load(c + j), factor));
         }
       }
-      gemm<E>({reinterpret_cast<const int32_t*>(scores), lds, v + key / E::per * p.ldv, p.ldv, context, dp,
+      gemm<E>({reinterpret_cast<const unit*>(scores), score_units, v + key / E::per * p.ldv, p.ldv, context, dp,
                (keys + E::per - 1) / E::per, key > 0},
-              rows, dp / V::lanes);
+              rows, dp / E::lanes);
     }
 
     for (int64_t r = 0; r < rows; r++) {
@@ -168,20 +201,20 @@ void attention(const AttentionArgs& p) {
   }
 }
 
-// Two rows of x as one of units, for products of pairs along the rows: PairRowsArgs in table.h.
+// E::per rows of x as one of units: StackRowsArgs in table.h.
 template <class E>
-void pair_rows(const PairRowsArgs& p) {
+void stack_rows(const StackRowsArgs& p) {
   using V = typename E::Vec;
-  for (int64_t r = 0; r < p.rows; r += 2) {
-    const float* even = p.x + r * p.ldx;
-    const bool has_odd = r + 1 < p.rows;
-    int32_t* y = static_cast<int32_t*>(p.y) + r / 2 * p.ldy;
+  for (int64_t r = 0; r < p.rows; r += E::per) {
+    auto* y = static_cast<typename E::unit*>(p.y) + r / E::per * p.ldy;
     for (int64_t c = 0; c < p.cols; c += V::lanes) {
       const int64_t left = p.cols - c;
-      const auto read = [&](const float* x) SBK_INLINE_LAMBDA {
-        return left < V::lanes ? V::load_partial(x + c, left) : V::load(x + c);
-      };
-      E::store_pairs(y + c, read(even), has_odd ? read(even + p.ldx) : V::zero());
+      typename V::f32 rows[E::per];
+      unroll<E::per>([&](auto i) SBK_INLINE_LAMBDA {
+        const float* x = p.x + (r + i) * p.ldx + c;
+        rows[i] = r + i >= p.rows ? V::zero() : left < V::lanes ? V::load_partial(x, left) : V::load(x);
+      });
+      E::store_stacked(y + c, rows);
     }
   }
 }

@@ -10,23 +10,27 @@
 namespace sbk {
 namespace {
 
+template <class E>
+constexpr bool sums_integers = E::chunk == 0 && !std::is_same_v<typename E::acc, typename E::Vec::f32>;
+
 // One tile of the output: rows [row, row + MR), columns [column, column + NV vectors), the last vector maybe partial.
+template <class E>
 struct ConvTileArgs {
   const ConvArgs& conv;
-  const int32_t* panel;
+  const typename E::unit* panel;
   const int32_t* offset;  // int8: of these columns
   const float* w_scale;   // int8: of these columns
   int64_t row, column;
-  const int32_t *ahead0, *ahead1;  // what this tile fetches for the next panel
+  const typename E::unit *ahead0, *ahead1;  // what this tile fetches for the next panel, where Vec::prefetches
 };
 
 template <class E>
 struct ConvTile {
   using V = typename E::Vec;
-  static constexpr bool is_int8 = !std::is_same_v<typename E::acc, typename V::f32>;
+  static constexpr bool is_int8 = sums_integers<E>;
 
   template <int MR, int NV>
-  static void run(const ConvTileArgs& t) {
+  static void run(const ConvTileArgs<E>& t) {
     using f32 = typename V::f32;
     const ConvArgs& p = t.conv;
     const int64_t columns = p.n - t.column < NV * V::lanes ? p.n - t.column : NV * V::lanes;
@@ -49,8 +53,8 @@ struct ConvTile {
         unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { acc[i][j] = b; });
       }
     });
-    tile_mac<E, MR, NV, true>(acc, static_cast<const int32_t*>(p.x) + t.row * p.ldx, p.ldx, t.panel, NV * V::lanes,
-                              (p.k + E::per - 1) / E::per, t.ahead0, t.ahead1);
+    tile_mac<E, MR, NV, V::prefetches>(acc, static_cast<const int32_t*>(p.x) + t.row * p.ldx, p.ldx, t.panel,
+                                       NV * V::lanes, (p.k + E::per - 1) / E::per, t.ahead0, t.ahead1);
 
     const float* residual = p.residual ? p.residual + t.row * p.ldr + t.column : nullptr;
     float* y = p.y + t.row * p.ldy + t.column;
@@ -81,49 +85,124 @@ struct ConvTile {
   }
 };
 
+// The same where sums are widened after every E::chunk units of K: then they live in y, which begins as the bias and
+// the residual.
+template <class E>
+struct ChunkedConvTile {
+  using V = typename E::Vec;
+
+  template <int MR, int NV>
+  static void run(const ConvTileArgs<E>& t) {
+    const ConvArgs& p = t.conv;
+    const int64_t columns = p.n - t.column < NV * E::lanes ? p.n - t.column : NV * E::lanes;
+    const auto* x = static_cast<const typename E::unit*>(p.x) + t.row * p.ldx;
+    float* y = p.y + t.row * p.ldy + t.column;
+    int64_t first = 0;
+    do {
+      Tile<E, MR, NV> acc{};
+      const int64_t left = p.k - first;
+      tile_mac<E, MR, NV>(acc, x + first, p.ldx, t.panel + first * NV * E::lanes, NV * E::lanes,
+                          left < E::chunk ? left : E::chunk);
+      if (columns == NV * E::lanes) {
+        widen<true, MR, NV>(t, acc, y, columns, first == 0);
+      } else {
+        widen<false, MR, NV>(t, acc, y, columns, first == 0);
+      }
+      first += E::chunk;
+    } while (first < p.k);
+    activate<V>(y, p.ldy, MR, columns, p.activation);
+  }
+
+ private:
+  template <bool is_whole, int MR, int NV>
+  static SBK_INLINE void widen(const ConvTileArgs<E>& t, const Tile<E, MR, NV>& acc, float* y, int64_t columns,
+                               bool is_first) {
+    using f32 = typename V::f32;
+    const ConvArgs& p = t.conv;
+    const float* bias = is_first && p.bias ? p.bias + t.column : nullptr;
+    const float* residual = is_first && p.residual ? p.residual + t.row * p.ldr + t.column : nullptr;
+    constexpr int parts = E::lanes / V::lanes;
+    unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
+      unroll<parts>([&](auto h) SBK_INLINE_LAMBDA {
+        const int64_t at = j * E::lanes + h * V::lanes, left = columns - at;
+        if (!is_whole && left <= 0) return;
+        const auto read = [&](const float* from) SBK_INLINE_LAMBDA {
+          return is_whole || left >= V::lanes ? V::load(from) : V::load_partial(from, left);
+        };
+        const f32 b = bias ? read(bias + at) : V::zero();
+        unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
+          f32 sum = is_first ? b : read(y + i * p.ldy + at);
+          sum = V::add(sum, E::template widened<h>(acc[i][j]));
+          if (residual) sum = V::add(sum, read(residual + i * p.ldr + at));
+          float* to = y + i * p.ldy + at;
+          if (is_whole || left >= V::lanes) {
+            V::store(to, sum);
+          } else {
+            V::store_partial(to, sum, left);
+          }
+        });
+      });
+    });
+  }
+};
+
 // A panel of B is read by every tile of rows in turn and stays in L1 or L2; A streams. Meanwhile the first tiles fetch
 // what lies behind the panel, which is the next one, up to two vectors each in every step: weights come from memory,
 // and the hardware begins anew to guess at the start of every panel.
 template <class E>
 void conv(const ConvArgs& p) {
   using V = typename E::Vec;
-  const int64_t vectors = (p.n + V::lanes - 1) / V::lanes, units = (p.k + E::per - 1) / E::per;
-  const int32_t *panels = static_cast<const int32_t*>(p.panels), *offset = nullptr;
+  using unit = typename E::unit;
+  using Kernel = std::conditional_t<E::chunk == 0, ConvTile<E>, ChunkedConvTile<E>>;
+  const int64_t vectors = (p.n + E::lanes - 1) / E::lanes, units = (p.k + E::per - 1) / E::per;
+  const unit* panels = static_cast<const unit*>(p.panels);
+  const int32_t* offset = nullptr;
   const float* w_scale = nullptr;
-  if constexpr (ConvTile<E>::is_int8) {
+  if constexpr (sums_integers<E>) {
     offset = panels;
-    w_scale = reinterpret_cast<const float*>(panels + vectors * V::lanes);
-    panels += 2 * vectors * V::lanes;
+    w_scale = reinterpret_cast<const float*>(panels + vectors * E::lanes);
+    panels += 2 * vectors * E::lanes;
   }
   for_each_panel<V>(vectors, [&](Panel panel) SBK_INLINE_LAMBDA {
-    const int64_t column = panel.first * V::lanes;
-    const int32_t *b = panels + column * units, *next = b + panel.width * V::lanes * units;
+    const int64_t column = panel.first * E::lanes;
+    const unit *b = panels + column * units, *next = b + panel.width * E::lanes * units;
     for (int64_t row = 0; row < p.rows; row += V::tile_rows) {
       const int64_t left = p.rows - row;
       const int rows = static_cast<int>(left < V::tile_rows ? left : V::tile_rows);
-      // Few tiles fetch two vectors each, many one.
-      const int64_t tile = row / V::tile_rows, each = p.rows > (panel.width - 1) * V::tile_rows ? 1 : 2;
-      const auto fetched = [&](int64_t i)
-                               SBK_INLINE_LAMBDA { return i < panel.width ? next + i * V::lanes * units : b; };
-      const int32_t *ahead0 = fetched(tile * each), *ahead1 = each == 2 ? fetched(tile * 2 + 1) : b;
-      dispatch_tile<V, ConvTile<E>>(rows, panel.width,
-                                    ConvTileArgs{p, b, offset ? offset + column : nullptr,
-                                                 w_scale ? w_scale + column : nullptr, row, column, ahead0, ahead1});
+      const unit *ahead0 = nullptr, *ahead1 = nullptr;
+      if constexpr (V::prefetches) {
+        // Few tiles fetch two vectors each, many one.
+        const int64_t tile = row / V::tile_rows, each = p.rows > (panel.width - 1) * V::tile_rows ? 1 : 2;
+        const auto fetched = [&](int64_t i)
+                                 SBK_INLINE_LAMBDA { return i < panel.width ? next + i * E::lanes * units : b; };
+        ahead0 = fetched(tile * each), ahead1 = each == 2 ? fetched(tile * 2 + 1) : b;
+      }
+      dispatch_tile<V, Kernel>(rows, panel.width,
+                               ConvTileArgs<E>{p, b, offset ? offset + column : nullptr,
+                                               w_scale ? w_scale + column : nullptr, row, column, ahead0, ahead1});
     }
   });
 }
 
-// Rows of x in bf16.
+// Rows of x in bf16 or fp16. y may be x.
 template <class E>
-void encode_bf16(const EncodeArgs& p) {
+void encode_rounded(const EncodeArgs& p) {
   using V = typename E::Vec;
   const int64_t padded = (p.k + E::per - 1) / E::per * E::per;
   for (int64_t r = 0; r < p.rows; r++) {
     const float* x = p.x + r * p.ldx;
-    char* y = static_cast<char*>(p.y) + r * p.ldy * 4;
+    char* y = static_cast<char*>(p.y) + r * p.ldy * static_cast<int64_t>(sizeof(typename E::unit));
     int64_t i = 0;
-    for (; i + V::lanes <= p.k; i += V::lanes) E::encode_vector(y + i * E::value_bytes, V::load(x + i));
-    for (; i < padded; i++) E::encode_value(y + i * E::value_bytes, i < p.k ? x[i] : 0.0f);
+    for (; i + V::lanes <= p.k; i += V::lanes) {
+      typename V::f32 v = V::load(x + i);
+      if constexpr (E::chunk != 0) v = V::mul(v, V::set1(p.factor));
+      E::encode_vector(y + i * E::value_bytes, v);
+    }
+    for (; i < padded; i++) {
+      float v = i < p.k ? x[i] : 0.0f;
+      if constexpr (E::chunk != 0) v *= p.factor;
+      E::encode_value(y + i * E::value_bytes, v);
+    }
   }
 }
 
@@ -168,7 +247,8 @@ void encode_int8(const EncodeArgs& p) {
       for (i = 0; i < padded; i++) E::encode_value(y + i * E::value_bytes, 0.0f);
       continue;
     }
-    const float zero = E::is_unsigned ? __builtin_rintf(negative_max * inverse) : 0.0f;
+    const float zero =
+        E::least == kSymmetric ? 0.0f : static_cast<float>(E::least) + __builtin_rintf(negative_max * inverse);
     p.quantization[r] = {scale, static_cast<int32_t>(zero)};
     const f32 vinverse = V::set1(inverse), vzero = V::set1(zero);
     i = 0;

@@ -1,24 +1,31 @@
-// Element types of the tile: what a 32-bit unit of A and B holds, and how units multiply.
+// Element types of the tile: what a unit of A and B holds, and how units multiply.
 //
-// - Vec, per: the vector type for everything else; values in a unit
+// - Vec, unit, per: the vector type for everything else; an integer of a unit's size; values in a unit
 // - acc, b32, a32: registers of accumulators, of B, and of A (a_steps units of a row, or a broadcast where that is 1)
+// - load_a(p), where a_steps is 1: one of A; elsewhere next_a(p), which moves p on by a_steps, and splat_a(p) for the
+// rest
+// - lanes: columns in a register of accumulators
+// - load_b(p): one register of B. load_row(b, p), optional: all of a row of the tile at once
 // - mac<s>(c, a, b): c + a[s] . b per lane
 // - encode_vector(p, x): stores Vec::lanes floats as A's values, `value_bytes` each; encode_value(p, x): one
-// - int8 only: is_unsigned, and first_acc(offset, zero): what sums begin with (core/packed.h, RowQuantization)
+// - store_stacked(p, x[per]), optional: stores a vector of units (x[0], ..., x[per - 1]), for attention
+// - int8 only: least (layout.h), and first_acc(offset, zero): what sums begin with (core/packed.h, RowQuantization)
+// - chunk: 0, or after how many units sums are widened: then widened<h>(acc) are the floats of Vec h of a register
 //
 // F32 and its kin with per = 1 serve every tier; those with instructions of their own are in simd/.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/rounding.h"
+#include "simd/units.h"
 #include "simd/unroll.h"
 
 namespace sbk {
 namespace {
 
 template <class V>
-struct F32 {
-  using Vec = V;
+struct F32 : Units32<V> {
   using acc = typename V::f32;
   using b32 = typename V::f32;
   using a32 = typename V::a32;
@@ -26,35 +33,29 @@ struct F32 {
 
   static SBK_INLINE const float* floats(const int32_t* p) { return reinterpret_cast<const float*>(p); }
   static SBK_INLINE b32 load_b(const int32_t* p) { return V::load(floats(p)); }
+  template <int NV>
+  static SBK_INLINE void load_row(b32 (&b)[NV], const int32_t* p)
+    requires requires { V::load_row(b, floats(p)); }
+  {
+    V::load_row(b, floats(p));
+  }
   static SBK_INLINE a32 load_a(const int32_t* p) { return V::load_a(floats(p)); }
-  static SBK_INLINE a32 splat_a(const int32_t* p) { return V::set1(*floats(p)); }
+  static SBK_INLINE a32 next_a(const int32_t*& p) { return V::next_a(p); }
+  static SBK_INLINE a32 splat_a(const int32_t* p) { return V::splat_a(floats(p)); }
   template <int S>
   static SBK_INLINE acc mac(acc c, a32 a, b32 b) {
     return V::template mac<S>(c, a, b);
   }
 };
 
-SBK_INLINE uint32_t bits_of(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-// To nearest, ties to even, a NaN stays one; as the upper half of the 32 bits.
-SBK_INLINE uint32_t round_to_bf16(float x) {
-  const uint32_t bits = bits_of(x);
-  return x == x ? (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u : bits | 0x400000u;
-}
-
-// bf16 where the tier cannot multiply it: values rounded to bf16, kept and multiplied as fp32. Same results up to the
-// order of sums, the speed of fp32.
-template <class V>
-struct RoundedBF16 : F32<V> {
+// bf16 and fp16 where the tier cannot multiply them: values rounded, kept and multiplied as fp32. Same results up to
+// the rounding of sums, the speed of fp32.
+template <class V, class Round>
+struct Rounded : F32<V> {
   static constexpr int value_bytes = 4;
-  static constexpr bool is_unsigned = false;
   static SBK_INLINE void encode_value(void* p, float x) {
-    const uint32_t bits = round_to_bf16(x);
-    std::memcpy(p, &bits, sizeof bits);
+    const float rounded = Round{}(x);
+    std::memcpy(p, &rounded, sizeof rounded);
   }
   static SBK_INLINE void encode_vector(void* p, typename V::f32 x) {
     float values[V::lanes];
@@ -63,15 +64,25 @@ struct RoundedBF16 : F32<V> {
   }
 };
 
+struct ToBF16 {
+  SBK_INLINE float operator()(float x) const { return float_from_bits(round_to_bf16(x)); }
+};
+struct ToFP16 {
+  SBK_INLINE float operator()(float x) const { return round_to_fp16(x); }
+};
+
+template <class V>
+using RoundedBF16 = Rounded<V, ToBF16>;
+template <class V>
+using RoundedFP16 = Rounded<V, ToFP16>;
+
 // int8 where the tier has no product of narrow integers: 32-bit lanes.
 template <class V>
-struct WideInt8 {
-  using Vec = V;
+struct WideInt8 : Units32<V> {
   using acc = typename V::i32;
   using b32 = typename V::i32;
   using a32 = typename V::i32;
   static constexpr int per = 1, a_steps = 1, value_bytes = 4;
-  static constexpr bool is_unsigned = false;
 
   static SBK_INLINE b32 load_b(const int32_t* p) { return V::load_i32(p); }
   static SBK_INLINE a32 load_a(const int32_t* p) { return V::set1_i32(*p); }

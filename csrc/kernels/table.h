@@ -11,25 +11,26 @@
 #pragma once
 #include <cstdint>
 
-namespace sbk {
+#include "kernels/layout.h"
 
-// What the multiplications of a convolution are done in; sums are fp32 (int8: int32), everything else is fp32.
-enum class Compute : int32_t { float32, bfloat16, int8 };
+namespace sbk {
 
 enum class Activation : int32_t { none, gelu, gelu_tanh, relu };
 
-// Operands of the multiplications come in units of 32 bits: `per` = 1, 2 or 4 neighbours along K, as the tier's
-// instructions want them. In fp32 a unit is a float, and a row of x is its own encoding.
+// Operands of the multiplications come in units of `per` = 1, 2 or 4 neighbours along K, as the tier's instructions
+// want them: 32 bits, or 16 where halves are multiplied one by one (layout.h). In fp32 a unit is a float, and a row of
+// x is its own encoding.
 //
 // How a row of x became integers: value = scale * (stored - zero).
 struct RowQuantization {
   float scale;
-  int32_t zero;  // 0 where the tier stores signed integers
+  int32_t zero;  // 0 where the tier stores 0 as 0
 };
 
 // y[r] = x[r] encoded for a convolution: ceil(k / per) units, the values behind k zero.
 // int8: round(x[i] / scale) in 255 steps from the least value (or 0) to the greatest (or 0): scale = (greatest - least)
-// / 254. NaN or inf in a row make its scale NaN.
+// / 254. NaN or inf in a row make its scale NaN. bf16 and fp16: to nearest, ties to even; what fp16 cannot hold, from
+// 65520 on, is infinity.
 struct EncodeArgs {
   const float* x;  // [rows][k]
   int64_t ldx;
@@ -37,6 +38,7 @@ struct EncodeArgs {
   int64_t ldy;                    // units between rows
   RowQuantization* quantization;  // [rows], int8 only
   int64_t rows, k;
+  float factor = 1.0f;  // fp16 only: x is multiplied by it first
 };
 
 // y[r][c] = activation(bias[c] + sum_k x[r][k] * w[c][k] + residual[r][c]),  r < rows, c < n
@@ -76,9 +78,9 @@ struct TransposeArgs {
   int64_t rows, cols;
 };
 
-// y[j][c] = the unit (x[2 j][c], x[2 j + 1][c]) in bf16: attention's values as its second product reads them. An odd
-// last row gets a zero partner. Writes whole vectors: ldy >= cols rounded up to lanes.
-struct PairRowsArgs {
+// y[j][c] = the unit (x[per j][c], ..., x[per j + per - 1][c]): attention's operands that are multiplied along their
+// rows. Rows behind the last are zero. Writes whole vectors: ldy >= cols rounded up to lanes.
+struct StackRowsArgs {
   const float* x;
   int64_t ldx;
   void* y;
@@ -87,7 +89,8 @@ struct PairRowsArgs {
 };
 
 // One head of attention: context[r] = sum_j p[r][j] v[j], p[r] = softmax_j(scale * q[r] . k[j] + mask[r][j]).
-// Online softmax over blocks of keys; a row whose every score is -inf gives NaN, as softmax does.
+// Online softmax over blocks of keys; a row whose every score is -inf gives NaN, as softmax does. `lanes` and units are
+// those of the compute.
 struct AttentionArgs {
   const void* q;  // [rows][ceil(d / per)] units
   int64_t ldq;
@@ -107,25 +110,34 @@ struct AttentionArgs {
 
 // Convolutions that multiply in less than fp32.
 struct LowPrecision {
-  int32_t per;       // values in a unit
-  bool is_unsigned;  // int8: x is stored from 0 up, and RowQuantization::zero taken off through the packed offsets
   void (*encode)(const EncodeArgs&);
   void (*conv)(const ConvArgs&);
+  // fp16 in fp16 arithmetic: units of K whose products are summed in fp16, from 0 on, before they are added to an fp32
+  // sum. 0: every sum is fp32 or int32.
+  int64_t chunk;
+};
+
+// Attention whose own products are less than fp32, for projections that are. Operands are rounded as `compute` says,
+// and sums of fp16 are chunked as its convolutions are; softmax is fp32.
+struct LowAttention {
+  void (*attention)(const AttentionArgs&);  // null where the tier has no instruction for it
+  void (*stack_rows)(const StackRowsArgs&);
+  Compute compute;
 };
 
 struct KernelTable {
   const char* isa;
-  int32_t lanes;
-  int32_t tile_vectors;  // widest panel, in vectors
+  TierLayout layout;
+  int32_t lanes;         // } of fp32
+  int32_t tile_vectors;  // } widest panel, in vectors
   int32_t tile_rows;
   void (*conv)(const ConvArgs&);  // fp32
-  LowPrecision bfloat16, int8;
+  LowPrecision bfloat16, int8, float16;
   void (*layer_norm)(const LayerNormArgs&);
   void (*transpose)(const TransposeArgs&);
-  void (*attention)(const AttentionArgs&);           // fp32, per = 1
-  void (*attention_bfloat16)(const AttentionArgs&);  // bf16 products, per = 2; null where the tier has no instruction
-  void (*pair_rows)(const PairRowsArgs&);            // null likewise
-  int64_t (*attention_scratch)(int64_t keys, int64_t d);  // floats
+  void (*attention)(const AttentionArgs&);  // fp32
+  LowAttention low_attention;
+  int64_t (*attention_scratch)(int64_t keys, int64_t d);  // floats; for every compute
 };
 
 }  // namespace sbk

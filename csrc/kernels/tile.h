@@ -4,7 +4,7 @@
 //            |........|........|........|
 //   a row i  |acc[i][0]  acc[i][1]  ... |     acc[i][j] += a[i][k] * b[k][j]   for k = 0, 1, ... in order
 //
-// k counts units of 32 bits: one fp32, two bf16 or four int8 neighbours along K (table.h). The element type E says what
+// k counts units: one fp32 or fp16, two bf16 or four int8 neighbours along K (table.h). The element type E says what
 // a unit is: `mac` is its only line of arithmetic (kernels/element.h). B is a packed panel (ldb = NV * lanes) or any
 // row-major matrix (attention's keys and values).
 #pragma once
@@ -19,44 +19,55 @@ namespace {
 template <class E, int MR, int NV>
 using Tile = typename E::acc[MR][NV];
 
+// B of one step: NV vectors that lie side by side.
+template <class E, int NV>
+SBK_INLINE void load_row(typename E::b32 (&b)[NV], const typename E::unit* p) {
+  if constexpr (requires { E::load_row(b, p); }) {
+    E::load_row(b, p);
+  } else {
+    unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { b[j] = E::load_b(p + j * E::lanes); });
+  }
+}
+
 // With Prefetch, a vector of each of two streams goes to L2 in every step: memory that is needed soon.
 template <class E, int MR, int NV, bool Prefetch = false>
-SBK_INLINE void tile_mac(Tile<E, MR, NV>& acc, const int32_t* a, int64_t lda, const int32_t* b, int64_t ldb, int64_t k,
-                         [[maybe_unused]] const int32_t* ahead0 = nullptr,
-                         [[maybe_unused]] const int32_t* ahead1 = nullptr) {
-  constexpr int lanes = E::Vec::lanes;
-  int64_t step = 0;
+SBK_INLINE void tile_mac(Tile<E, MR, NV>& acc, const typename E::unit* a, int64_t lda, const typename E::unit* b,
+                         int64_t ldb, int64_t k, [[maybe_unused]] const typename E::unit* ahead0 = nullptr,
+                         [[maybe_unused]] const typename E::unit* ahead1 = nullptr) {
   if constexpr (E::a_steps == 1) {
-    for (; step < k; step++, b += ldb) {
+    for (int64_t step = 0; step < k; step++, b += ldb) {
       if constexpr (Prefetch) {
-        __builtin_prefetch(ahead0 + step * lanes, 0, 2);
-        __builtin_prefetch(ahead1 + step * lanes, 0, 2);
+        __builtin_prefetch(ahead0 + step * E::lanes, 0, 2);
+        __builtin_prefetch(ahead1 + step * E::lanes, 0, 2);
       }
       typename E::b32 bv[NV];
-      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = E::load_b(b + j * lanes); });
+      load_row<E, NV>(bv, b);
       unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
         const auto av = E::load_a(a + i * lda + step);
         unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = E::template mac<0>(acc[i][j], av, bv[j]); });
       });
     }
   } else {
-    for (; step + E::a_steps <= k; step += E::a_steps) {
+    const typename E::unit* rows[MR];
+    unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { rows[i] = a + i * lda; });
+    for (int64_t block = k / E::a_steps; block > 0; block--) {
       typename E::a32 av[MR];
-      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { av[i] = E::load_a(a + i * lda + step); });
+      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { av[i] = E::next_a(rows[i]); });
       unroll<E::a_steps>([&](auto s) SBK_INLINE_LAMBDA {
         typename E::b32 bv[NV];
-        unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = E::load_b(b + j * lanes); });
+        load_row<E, NV>(bv, b);
         b += ldb;
+        asm("" : "+r"(b));  // or each step has an address of its own, instead of a load that moves b on
         unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
           unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = E::template mac<s>(acc[i][j], av[i], bv[j]); });
         });
       });
     }
-    for (; step < k; step++, b += ldb) {
+    for (int64_t rest = k % E::a_steps; rest > 0; rest--, b += ldb) {
       typename E::b32 bv[NV];
-      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { bv[j] = E::load_b(b + j * lanes); });
+      load_row<E, NV>(bv, b);
       unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
-        const auto av = E::splat_a(a + i * lda + step);
+        const auto av = E::splat_a(rows[i]++);
         unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { acc[i][j] = E::template mac<0>(acc[i][j], av, bv[j]); });
       });
     }

@@ -167,6 +167,17 @@ ModelConfig read_config(std::string_view text, sbk_head head, const std::string&
   return c;
 }
 
+std::string with_head(std::string_view json, const ModelConfig& config) {
+  std::string text(json);
+  for (const Suffix& s : kHeads) {
+    if (s.head != config.head) continue;
+    const char* prefix = config.family == Family::bert ? "Bert" : "SqueezeBert";
+    // Of keys that repeat, the last one counts.
+    text.insert(text.rfind('}'), std::string(", \"architectures\": [\"") + prefix + s.architecture + "\"]");
+  }
+  return text;
+}
+
 const char* family_name(Family family) { return family == Family::bert ? "bert" : "squeezebert"; }
 
 const char* head_name(sbk_head head) {

@@ -31,6 +31,9 @@ struct ModelConfig {
 // implemented; messages begin with `path`. `head`: SBK_HEAD_DEFAULT takes that of "architectures".
 ModelConfig read_config(std::string_view json, sbk_head head, const std::string& path);
 
+// The same configuration with the head of `config`, which "architectures" then names.
+std::string with_head(std::string_view json, const ModelConfig& config);
+
 const char* family_name(Family family);
 const char* head_name(sbk_head head);
 

@@ -22,12 +22,10 @@ uint64_t header_checksum(FileHeader header, const SectionEntry* entries) {
 
 bool is_weight(SectionKind kind) { return kind != SectionKind::text; }
 
-uint64_t value_bytes(WeightType type) { return type == WeightType::float32 ? 4 : 2; }
-
 // Bytes that a section of this kind and shape has; for text and packed: what the entry says.
 uint64_t expected_bytes(const SectionEntry& e) {
   const auto rows = static_cast<uint64_t>(e.rows), columns = static_cast<uint64_t>(e.columns);
-  if (e.kind == SectionKind::values) return rows * columns * value_bytes(e.type);
+  if (e.kind == SectionKind::values) return rows * columns * value_size(e.type);
   if (e.kind == SectionKind::int8) return round_up(rows * columns) + rows * sizeof(float);
   return e.bytes;
 }

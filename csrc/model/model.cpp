@@ -124,6 +124,8 @@ std::unique_ptr<Model> Model::load(const std::string& path, const Options& optio
     if (!tokenizer.empty()) model->open_tokenizer(tokenizer, path);
     model->weights_ = open_container(std::move(file), std::move(sections), *stored, *options.layout, path, parallel);
   }
+  // Saved, it is a file of what was loaded: other heads' weights are not in it.
+  if (options.head != SBK_HEAD_DEFAULT) model->config_text_ = with_head(model->config_text_, model->config);
   model->assemble(compute);
   return model;
 }

@@ -12,10 +12,8 @@ namespace {
 struct Dtype {
   const char* name;
   WeightType type;
-  uint64_t bytes;
 };
-constexpr Dtype kDtypes[] = {
-    {"F32", WeightType::float32, 4}, {"F16", WeightType::float16, 2}, {"BF16", WeightType::bfloat16, 2}};
+constexpr Dtype kDtypes[] = {{"F32", WeightType::float32}, {"F16", WeightType::float16}, {"BF16", WeightType::bfloat16}};
 
 uint64_t offset_of(const Json& json, uint64_t limit, const std::string& where) {
   int64_t value = 0;
@@ -61,7 +59,7 @@ Tensors read_safetensors(const std::byte* file, uint64_t bytes, const std::strin
     if (known == nullptr) continue;  // position_ids and the like; who needs it will find it missing
 
     Tensor tensor{nullptr, known->type, {}};
-    uint64_t size = known->bytes;
+    uint64_t size = value_size(known->type);
     for (const Json& d : *shape->array()) {
       int64_t dim = 0;
       if (!d.integer(0, std::numeric_limits<int32_t>::max(), &dim)) fail(SBK_BAD_FILE, where, ": its shape is impossible");

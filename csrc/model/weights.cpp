@@ -136,7 +136,7 @@ class ContainerWeights : public Weights {
 
   bool has(const std::string& name) const override { return find(name) != nullptr; }
 
-  const PackedHeader* packed(const std::string& name, const ConvShape& s, Compute) override {
+  const PackedHeader* packed(const std::string& name, const ConvShape& s, Compute wanted) override {
     const FileSection& section = get(name + ".weight", SectionKind::packed, s.n, s.k);
     const Weight weight{nullptr, WeightType::float32, s.n, s.k, s.groups};
     int64_t offset = 0;
@@ -145,7 +145,9 @@ class ContainerWeights : public Weights {
                                               static_cast<int64_t>(section.bytes), &offset, &error);
     if (header == nullptr) fail(SBK_BAD_FILE, path_, ": ", section.name, ": ", error);
     if (offset != static_cast<int64_t>(section.bytes)) fail(SBK_BAD_FILE, path_, ": ", section.name, ": wrong size");
-    const auto compute = static_cast<Compute>(header->compute);
+    // A block whose convolutions have different dtypes would read beyond its encoded input.
+    if (!header->is(wanted)) fail(SBK_BAD_FILE, path_, ": ", section.name, ": of another dtype than the model");
+    const auto compute = wanted;
     if (layout_of(stored_, compute) == layout_of(wanted_, compute)) {
       sections_.push_back(section);
       return header;
@@ -229,13 +231,8 @@ void Table::add(int64_t row, float* out) const {
   if (scale != nullptr) {
     const int8_t* q = static_cast<const int8_t*>(data) + first;
     for (int64_t i = 0; i < columns; i++) out[i] += static_cast<float>(q[i]) * scale[row];
-  } else if (type == WeightType::float32) {
-    const float* values = static_cast<const float*>(data) + first;
-    for (int64_t i = 0; i < columns; i++) out[i] += values[i];
   } else {
-    const uint16_t* values = static_cast<const uint16_t*>(data) + first;
-    const bool half = type == WeightType::float16;
-    for (int64_t i = 0; i < columns; i++) out[i] += half ? half_to_float(values[i]) : bfloat16_to_float(values[i]);
+    for (int64_t i = 0; i < columns; i++) out[i] += value_at(data, type, first + i);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "simd/units.h"
 #include "simd/unroll.h"
 
 namespace sbk {
@@ -12,6 +13,7 @@ namespace {
 
 struct Avx2 {
   static constexpr int lanes = 8, tile_rows = 6, tile_vectors = 2, a_steps = 1;
+  static constexpr bool prefetches = true;
   using f32 = __m256;
   using a32 = __m256;
 
@@ -75,14 +77,12 @@ struct Avx2 {
 };
 
 // int8 as pairs of int16 (vpmaddwd): two products a lane, exact, the speed of fp32 per instruction and half its memory.
-struct Avx2Int8 {
-  using Vec = Avx2;
+struct Avx2Int8 : Units32<Avx2> {
   // A plain vector type: accumulators of type __m256i, which may alias anything, spill in GCC 12.
   typedef int32_t acc __attribute__((vector_size(32)));
   using b32 = __m256i;
   using a32 = __m256i;
   static constexpr int per = 2, a_steps = 1, value_bytes = 2;
-  static constexpr bool is_unsigned = false;
 
   static SBK_INLINE b32 load_b(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static SBK_INLINE a32 load_a(const int32_t* p) { return _mm256_set1_epi32(*p); }

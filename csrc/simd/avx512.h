@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "simd/units.h"
 #include "simd/unroll.h"
 
 namespace sbk {
@@ -12,6 +13,7 @@ namespace {
 
 struct Avx512 {
   static constexpr int lanes = 16, tile_rows = 8, tile_vectors = 3, a_steps = 1;
+  static constexpr bool prefetches = true;
   using f32 = __m512;
   using a32 = __m512;
 
@@ -68,13 +70,11 @@ struct Avx512 {
 };
 
 // int8 as pairs of int16, for AVX-512 without VNNI: see Avx2Int8.
-struct Avx512Int8 {
-  using Vec = Avx512;
+struct Avx512Int8 : Units32<Avx512> {
   typedef int32_t acc __attribute__((vector_size(64)));  // a plain vector type: __m512i accumulators spill in GCC 12
   using b32 = __m512i;
   using a32 = __m512i;
   static constexpr int per = 2, a_steps = 1, value_bytes = 2;
-  static constexpr bool is_unsigned = false;
 
   static SBK_INLINE b32 load_b(const int32_t* p) { return _mm512_loadu_si512(p); }
   static SBK_INLINE a32 load_a(const int32_t* p) { return _mm512_set1_epi32(*p); }

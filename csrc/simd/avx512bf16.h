@@ -5,8 +5,7 @@
 namespace sbk {
 namespace {
 
-struct DotBF16 {
-  using Vec = Avx512;
+struct DotBF16 : Units32<Avx512> {
   using acc = __m512;
   using b32 = __m512i;
   using a32 = __m512i;
@@ -24,9 +23,8 @@ struct DotBF16 {
     __builtin_memcpy(p, &value, sizeof value);
   }
   static SBK_INLINE void encode_vector(void* p, __m512 x) { _mm256_storeu_si256(static_cast<__m256i*>(p), narrow(x)); }
-  // Units (even[c], odd[c]).
-  static SBK_INLINE void store_pairs(int32_t* p, __m512 even, __m512 odd) {
-    const __m512i low = _mm512_cvtepu16_epi32(narrow(even)), high = _mm512_cvtepu16_epi32(narrow(odd));
+  static SBK_INLINE void store_stacked(int32_t* p, const __m512 (&rows)[2]) {
+    const __m512i low = _mm512_cvtepu16_epi32(narrow(rows[0])), high = _mm512_cvtepu16_epi32(narrow(rows[1]));
     _mm512_storeu_si512(p, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
   }
 };

@@ -9,7 +9,7 @@ namespace {
 // Loads and conversions are those of Avx512Int8.
 struct VnniInt8 : Avx512Int8 {
   static constexpr int per = 4, value_bytes = 1;
-  static constexpr bool is_unsigned = true;
+  static constexpr int32_t least = 0;
 
   static SBK_INLINE acc first_acc(const int32_t* offset, int32_t zero) {
     return reinterpret_cast<acc>(_mm512_mullo_epi32(load_b(offset), _mm512_set1_epi32(zero)));

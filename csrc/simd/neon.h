@@ -1,19 +1,58 @@
-// AArch64 Advanced SIMD, armv8.0: 4 lanes, a tile of 8 x 2 vectors. A is read four neighbours along K at a time and
-// used by lane (fmla v, v, v.s[i]): a row costs one load for four steps of K, and no splat occupies a register.
+// AArch64 Advanced SIMD, armv8.0: 4 lanes, a tile of 4 x 4 vectors (16 accumulators, 8 registers of A, up to 8 of B). A
+// is read eight neighbours along K at a time and used by lane (fmla v, v, v.s[i]): a row costs one ldp for eight steps
+// of K, B one ld1 of four registers for every step, and no splat occupies a register. 8 x 2 needs twice as many loads
+// of A for the same products; 6 x 4 and 4 x 6 leave no room for A in more than one register a row.
+//
+// No prefetching: a core that is worth it does it on its own, and an instruction in every step is 6 % of them.
 #pragma once
 #include <arm_neon.h>
 
 #include <cstdint>
 
+#include "simd/units.h"
 #include "simd/unroll.h"
 
 namespace sbk {
 namespace {
 
+// 32 bytes of a row of A.
+template <class T>
+struct NeonA {
+  T low, high;
+};
+
+// 32 bytes of a row of A, and p moves on behind them. Written out because compilers share one index between the rows,
+// and then need an addition for each: ldp has no address of two registers.
+template <class T, class U>
+SBK_INLINE NeonA<T> next_neon_a(const U*& p) {
+  float32x4_t low, high;
+  asm("ldp %q0, %q1, [%2], #32" : "=w"(low), "=w"(high), "+r"(p) : "m"(*reinterpret_cast<const char (*)[32]>(p)));
+  return {reinterpret_cast<T>(low), reinterpret_cast<T>(high)};
+}
+
+// NV registers of B that lie side by side, by one instruction.
+template <class T, int NV, class U>
+SBK_INLINE void load_neon_row(T (&b)[NV], const U* from) {
+  const float* p = reinterpret_cast<const float*>(from);
+  const auto take = [&](const auto& v) SBK_INLINE_LAMBDA {
+    unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { b[j] = reinterpret_cast<T>(v.val[j]); });
+  };
+  if constexpr (NV == 4) {
+    take(vld1q_f32_x4(p));
+  } else if constexpr (NV == 3) {
+    take(vld1q_f32_x3(p));
+  } else if constexpr (NV == 2) {
+    take(vld1q_f32_x2(p));
+  } else {
+    b[0] = reinterpret_cast<T>(vld1q_f32(p));
+  }
+}
+
 struct Neon {
-  static constexpr int lanes = 4, tile_rows = 8, tile_vectors = 2, a_steps = 4;
+  static constexpr int lanes = 4, tile_rows = 4, tile_vectors = 4, a_steps = 8;
+  static constexpr bool prefetches = false;
   using f32 = float32x4_t;
-  using a32 = float32x4_t;
+  using a32 = NeonA<float32x4_t>;
 
   static SBK_INLINE f32 zero() { return vdupq_n_f32(0.0f); }
   static SBK_INLINE f32 set1(float x) { return vdupq_n_f32(x); }
@@ -45,10 +84,18 @@ struct Neon {
   static SBK_INLINE f32 pow2(f32 n) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
   }
-  static SBK_INLINE a32 load_a(const float* p) { return vld1q_f32(p); }
+  template <class U>
+  static SBK_INLINE a32 next_a(const U*& p) {
+    return next_neon_a<f32>(p);
+  }
+  static SBK_INLINE a32 splat_a(const float* p) { return {vld1q_dup_f32(p), zero()}; }
+  template <int NV>
+  static SBK_INLINE void load_row(f32 (&b)[NV], const float* p) {
+    load_neon_row(b, p);
+  }
   template <int S>
   static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) {
-    return vfmaq_laneq_f32(c, b, a, S);
+    return vfmaq_laneq_f32(c, b, S < 4 ? a.low : a.high, S % 4);
   }
   using i32 = int32x4_t;
   static SBK_INLINE i32 load_i32(const int32_t* p) { return vld1q_s32(p); }

@@ -5,7 +5,10 @@
 //   tile_rows           most rows of a GEMM tile     } tile_rows x tile_vectors accumulators, tile_vectors of B and
 //   tile_vectors        most vectors across a tile   } one operand of A fit the register file
 //   a32, a_steps        an operand of A: `a_steps` neighbours along K of one row, loaded at once
-//   load_a(p)           reads a_steps floats at p
+//   load_a(p)           reads one float at p, where a_steps is 1; elsewhere next_a(p) reads a_steps and moves p on, and
+//                       splat_a(p) reads one
+//   load_row(b, p)      optional: all registers of b, side by side, at once
+//   prefetches          whether a tile's loop fetches the panel after the next
 //   mac<s>(c, a, b)     c + a[s] * b, rounded once where the ISA has a fused multiply-add
 //   load/store(p)       unaligned; load_partial/store_partial(p, n) touch only the first n < lanes floats, zero the
 //   rest min(a, b), max(a, b)   return b where either is NaN, so that max(limit, x) keeps a NaN of x zero_if_less(r, x,
@@ -25,6 +28,7 @@ namespace {
 
 struct Scalar {
   static constexpr int lanes = 1, tile_rows = 4, tile_vectors = 4, a_steps = 1;
+  static constexpr bool prefetches = true;
   using f32 = float;
   using a32 = float;
 

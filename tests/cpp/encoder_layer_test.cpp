@@ -15,7 +15,7 @@ using sbk::Activation;
 using sbk::Compute;
 using namespace test;
 
-constexpr Compute kComputes[] = {Compute::float32, Compute::bfloat16, Compute::int8};
+constexpr Compute kComputes[] = {Compute::float32, Compute::bfloat16, Compute::int8, Compute::float16};
 
 bool same_bits(const Matrix& a, const Matrix& b, int64_t rows, int64_t columns) {
   for (int64_t r = 0; r < rows; r++) {

@@ -10,6 +10,7 @@
 #include "check.h"
 #include "core/packed.h"
 #include "guarded.h"
+#include "kernels/rounding.h"
 #include "shapes.h"
 #include "threads.h"
 
@@ -19,23 +20,29 @@ using sbk::Compute;
 using sbk::PackedHeader;
 using sbk::Weight;
 using sbk::WeightType;
+using sbk::operator==;
 using namespace test;
 
-// A table that only says how to pack: any width, whatever this machine has.
-sbk::KernelTable layout(int32_t lanes, int32_t tile_vectors) {
-  sbk::KernelTable t{};
-  t.isa = "layout only", t.lanes = lanes, t.tile_vectors = tile_vectors;
-  return t;
+// A tier of any width in fp32, whatever there is.
+sbk::TierLayout layout(int32_t lanes, int32_t tile_vectors) {
+  return {.tier = "layout only",
+          .float32 = {lanes, tile_vectors, 1, 4, sbk::kSymmetric},
+          .bfloat16 = {},
+          .int8 = {},
+          .float16 = {}};
 }
 
 struct Section {
   Buffer buffer;
 
+  Section(const sbk::TierLayout& tier, const Weight& w, int64_t heads, const sbk::Parallel& parallel, Flush flush,
+          Compute compute = Compute::float32)
+      : buffer(sbk::packed_bytes(tier, w, heads, compute) / static_cast<int64_t>(sizeof(float)), flush, 64) {
+    sbk::pack(tier, w, heads, buffer.data(), parallel, compute);
+  }
   Section(const sbk::KernelTable& table, const Weight& w, int64_t heads, const sbk::Parallel& parallel, Flush flush,
           Compute compute = Compute::float32)
-      : buffer(sbk::packed_bytes(table, w, heads, compute) / static_cast<int64_t>(sizeof(float)), flush, 64) {
-    sbk::pack(table, w, heads, buffer.data(), parallel, compute);
-  }
+      : Section(table.layout, w, heads, parallel, flush, compute) {}
   const PackedHeader& header() const { return *reinterpret_cast<const PackedHeader*>(buffer.data()); }
 };
 
@@ -53,14 +60,18 @@ std::vector<int64_t> panel_widths(int64_t vectors, int64_t widest) {
 }
 
 // The equation of core/packed.h, read literally.
-void check_layout(const sbk::KernelTable& t, int64_t n, int64_t k, int64_t groups, int64_t heads, Flush flush) {
+void check_layout(const sbk::TierLayout& tier, Compute compute, int64_t n, int64_t k, int64_t groups, int64_t heads,
+                  Flush flush) {
+  const sbk::PackLayout& t = sbk::layout_of(tier, compute);
   const Context where([&] {
-    return text("lanes=", t.lanes, " tile_vectors=", t.tile_vectors, " n=", n, " k=", k, " groups=", groups,
-                " heads=", heads);
+    return text(tier.tier, " compute=", static_cast<int>(compute), " lanes=", t.lanes, " tile_vectors=", t.tile_vectors,
+                " n=", n, " k=", k, " groups=", groups, " heads=", heads);
   });
-  const std::vector<float> w = numbered(n * k);
+  std::vector<float> w = numbered(n * k);
+  // Every compute but int8 has these exactly.
+  for (float& x : w) x = compute == Compute::float32 ? x : static_cast<float>(static_cast<int64_t>(x) * 7 % 251) - 125;
   const Weight weight{w.data(), WeightType::float32, n, k, groups};
-  const Section section(t, weight, heads, sbk::serial(), flush);
+  const Section section(tier, weight, heads, sbk::serial(), flush, compute);
   const PackedHeader& header = section.header();
   const int64_t block = header.block;
   CHECK_EQ(block, sbk::block_columns(weight, heads));
@@ -70,30 +81,51 @@ void check_layout(const sbk::KernelTable& t, int64_t n, int64_t k, int64_t group
   } else if (block != n / groups) {  // a piece of a group: whole panels on every tier
     CHECK(block <= 192 && block % 48 == 0);
   }
-  CHECK(header.n == n && header.k == k && header.groups == groups);
+  CHECK(header.n == n && header.k == k && header.groups == groups && header.is(compute));
   CHECK(header.lanes == t.lanes && header.tile_vectors == t.tile_vectors);
+  CHECK(header.per == t.per && header.unit_bytes == t.unit_bytes);
+  CHECK_EQ(header.has_offsets, t.least != sbk::kSymmetric);
   CHECK_EQ(header.bytes, section.buffer.size() * static_cast<int64_t>(sizeof(float)));
   CHECK_EQ(header.bytes % 64, 0);
 
+  const int64_t vectors = (block + t.lanes - 1) / t.lanes, units = (k + t.per - 1) / t.per, padded = vectors * t.lanes;
+  const int64_t prefix = compute == Compute::int8 ? 8 * padded : 0;
   bool equal = true;
-  const int64_t vectors = (block + t.lanes - 1) / t.lanes;
   for (int64_t b = 0; b < n / block; b++) {
-    const int32_t* value = header.values() + b * vectors * t.lanes * k;
-    CHECK_EQ(value, header.block_values(b));
+    const char* at = reinterpret_cast<const char*>(header.values()) + b * (prefix + padded * units * t.unit_bytes);
+    CHECK_EQ(static_cast<const void*>(at), header.block_values(b));
+    const auto* offset = reinterpret_cast<const int32_t*>(at);
+    const auto* scale = reinterpret_cast<const float*>(at) + padded;
+    std::vector<int64_t> sums(padded);
     int64_t first = 0;
     for (const int64_t width : panel_widths(vectors, t.tile_vectors)) {
       CHECK(width >= 1 && width <= t.tile_vectors);
-      for (int64_t step = 0; step < k; step++) {
+      for (int64_t step = 0; step < units * t.per; step++) {
         for (int64_t lane = 0; lane < width * t.lanes; lane++) {
           const int64_t column = first * t.lanes + lane;
-          const float want = column < block ? w[(b * block + column) * k + step] : 0.0f;
-          const int32_t unit = value[first * t.lanes * k + step * width * t.lanes + lane];
-          equal = equal && std::bit_cast<float>(unit) == want;
+          const int64_t unit = first * t.lanes * units + step / t.per * width * t.lanes + lane;
+          const int value_bytes = t.unit_bytes / t.per;
+          uint32_t bits = 0;
+          std::memcpy(&bits, at + prefix + unit * t.unit_bytes + step % t.per * value_bytes, value_bytes);
+          const float want = column < block && step < k ? w[(b * block + column) * k + step] : 0.0f;
+          if (compute == Compute::int8) {
+            const int shift = 32 - 8 * value_bytes;
+            const int32_t q = static_cast<int32_t>(bits << shift) >> shift;
+            sums[column] += q;
+            equal = equal && std::fabs(static_cast<float>(q) * scale[column] - want) <= 0.501f * scale[column];
+          } else if (compute == Compute::float16 && value_bytes == 2) {
+            equal = equal && sbk::fp16_to_float(static_cast<uint16_t>(bits)) == want;
+          } else {
+            equal = equal && std::bit_cast<float>(value_bytes == 2 ? bits << 16 : bits) == want;
+          }
         }
       }
       first += width;
     }
     CHECK_EQ(first, vectors);
+    for (int64_t c = 0; compute == Compute::int8 && c < padded; c++) {
+      equal = equal && offset[c] == (header.has_offsets ? -sums[c] : 0);
+    }
   }
   CHECK(equal);
 }
@@ -101,9 +133,11 @@ void check_layout(const sbk::KernelTable& t, int64_t n, int64_t k, int64_t group
 TEST(layout_is_the_equation) {
   for (const int32_t lanes : {1, 4, 8, 16, 32}) {
     for (int32_t tile_vectors = 1; tile_vectors <= 5; tile_vectors++) {
-      const sbk::KernelTable t = layout(lanes, tile_vectors);
-      for (const int64_t n : column_sizes(t)) {
-        for (const int64_t k : {1, 3, 8}) check_layout(t, n, k, 1, 0, n % 2 ? Flush::start : Flush::end);
+      const sbk::TierLayout t = layout(lanes, tile_vectors);
+      for (const int64_t n : column_sizes(t.float32)) {
+        for (const int64_t k : {1, 3, 8}) {
+          check_layout(t, Compute::float32, n, k, 1, 0, n % 2 ? Flush::start : Flush::end);
+        }
       }
       // Groups and heads: equal, heads in groups, groups in heads, crossing each other.
       for (const auto& [n, groups, heads] : {std::tuple{24, 4, 0},
@@ -119,11 +153,41 @@ TEST(layout_is_the_equation) {
                                              {1000, 1, 0},
                                              {30, 30, 1},
                                              {30, 1, 30}}) {
-        check_layout(t, n, 5, groups, heads, Flush::end);
+        check_layout(t, Compute::float32, n, 5, groups, heads, Flush::end);
       }
     }
   }
-  check_layout(table, 768, 192, 4, 12, Flush::end);
+}
+
+// Every tier, whatever this machine can run.
+TEST(every_tier_can_be_packed_for) {
+  for (const sbk::TierLayout& tier : sbk::kTierLayouts) {
+    const sbk::TierLayout* found = sbk::find_layout(tier.tier);
+    CHECK(found != nullptr && std::string(found->tier) == tier.tier && *found == tier);
+    for (const Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8, Compute::float16}) {
+      for (const int64_t n : column_sizes(sbk::layout_of(tier, compute))) {
+        for (const int64_t k : {1, 2, 3, 4, 5, 8, 33}) {
+          check_layout(tier, compute, n, k, 1, 0, n % 2 ? Flush::start : Flush::end);
+        }
+      }
+      check_layout(tier, compute, 24, 5, 4, 6, Flush::end);
+      check_layout(tier, compute, 768, 192, 4, 12, Flush::end);
+    }
+  }
+  CHECK(sbk::find_layout("nonsense") == nullptr && sbk::find_layout("") == nullptr);
+}
+
+TEST(tables_are_packed_for_as_their_tier_says) {
+  const sbk::TierLayout* tier = sbk::find_layout(table.isa);
+  CHECK(tier != nullptr);
+  const std::vector<float> w = numbered(96 * 7);
+  const Weight weight{w.data(), WeightType::float32, 96, 7, 2};
+  for (const Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8, Compute::float16}) {
+    const Section by_name(*tier, weight, 0, sbk::serial(), Flush::end, compute);
+    const Section by_table(table, weight, 0, sbk::serial(), Flush::end, compute);
+    CHECK(std::memcmp(by_name.buffer.data(), by_table.buffer.data(), by_table.header().bytes) == 0);
+  }
+  CHECK(table.layout.float32.lanes == table.lanes && table.layout.float32.tile_vectors == table.tile_vectors);
 }
 
 TEST(wide_groups_are_cut) {
@@ -181,11 +245,14 @@ void check_unpack(const sbk::KernelTable& table, int64_t n, int64_t k, int64_t g
     }
   } else {
     Buffer floats(n * k, Flush::end);
+    const bool is_fp16 = compute == Compute::float16;
     sbk::unpack(section.header(), floats.data(), nullptr, threads.hook());
     std::copy_n(floats.data(), n * k, values.begin());
     for (int64_t i = 0; i < n * k; i++) {
       const bool exact = std::bit_cast<uint32_t>(values[i]) == std::bit_cast<uint32_t>(w[i]);
-      CHECK(compute == Compute::float32 ? exact : std::fabs(values[i] - w[i]) <= 0x1p-8f * std::fabs(w[i]) + 1e-40f);
+      const float rounding = is_fp16 ? 0x1p-11f * std::fabs(w[i]) + 0x1p-25f : 0x1p-8f * std::fabs(w[i]) + 1e-40f;
+      const bool overflows = is_fp16 && std::fabs(w[i]) >= 65520 && values[i] == std::copysign(INFINITY, w[i]);
+      CHECK(compute == Compute::float32 ? exact : overflows || std::fabs(values[i] - w[i]) <= rounding);
     }
   }
   const Weight again{values.data(), WeightType::float32, n, k, groups};
@@ -195,7 +262,7 @@ void check_unpack(const sbk::KernelTable& table, int64_t n, int64_t k, int64_t g
 }
 
 TEST(unpacking_is_the_inverse) {
-  for (const Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8}) {
+  for (const Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8, Compute::float16}) {
     for (const int64_t n : column_sizes(table)) {
       for (const int64_t k : {1, 2, 3, 4, 5, 8, 33}) check_unpack(table, n, k, 1, 0, compute);
     }
@@ -320,7 +387,7 @@ TEST(foreign_buffers_are_rejected) {
   // Another tier; another shape; other heads where the blocks differ.
   for (const sbk::KernelTable* other : sbk::available_tables()) {
     // Tiers with the same layout may share what is packed.
-    const bool same = other->lanes == table.lanes && other->tile_vectors == table.tile_vectors;
+    const bool same = other->layout.float32 == table.layout.float32;
     CHECK_EQ(accepts(*other, weight, 3, good.buffer.data(), bytes), same);
   }
   const Weight shapes[] = {{w.data(), WeightType::float32, 10, 5, 2},
@@ -330,13 +397,12 @@ TEST(foreign_buffers_are_rejected) {
   for (const Weight& shape : shapes) CHECK(!accepts(table, shape, 0, good.buffer.data(), bytes));
   CHECK(!accepts(table, weight, 0, good.buffer.data(), bytes));
 
-  // Every field of the header damaged in turn, bit by bit; the reserved bytes and the fingerprint are not its business,
-  // and another compute may be as good.
+  // Every field of the header damaged in turn, bit by bit; the fingerprint is not its business, and
+  // another compute may be as good.
   Buffer damaged(bytes / 4, Flush::end, 64);
   auto* raw = reinterpret_cast<unsigned char*>(damaged.data());
   for (size_t byte = 0; byte < sizeof(PackedHeader); byte++) {
     if (byte == offsetof(PackedHeader, compute)) continue;
-    if (byte >= offsetof(PackedHeader, reserved) && byte < offsetof(PackedHeader, n)) continue;
     if (byte >= offsetof(PackedHeader, fingerprint) && byte < offsetof(PackedHeader, bytes)) continue;
     for (int bit = 0; bit < 8; bit++) {
       const Context where([&] { return text("byte ", byte, " bit ", bit); });

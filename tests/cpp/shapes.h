@@ -29,7 +29,8 @@ inline std::vector<int64_t> row_sizes(const sbk::KernelTable& t) {
 }
 
 // Around every whole number of vectors up to two panels and one vector.
-inline std::vector<int64_t> column_sizes(const sbk::KernelTable& t) {
+template <class T>  // a table or a layout
+std::vector<int64_t> column_sizes(const T& t) {
   std::vector<int64_t> v{1, 2, 3};
   for (int64_t vectors = 1; vectors <= 2 * t.tile_vectors + 1; vectors++) {
     for (int64_t n = -1; n <= 1; n++) v.push_back(vectors * t.lanes + n);
