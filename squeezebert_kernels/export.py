@@ -135,7 +135,7 @@ def _write_plain(model: Any, tokenizer: Any, folder: Path) -> None:
     """What the C library reads: config.json, model.safetensors in float32, and the tokenizer's tables."""
     from safetensors.torch import save_file
 
-    from .unicode_tables import tokenizer_data
+    from .tokenizer_data import tokenizer_data
 
     config = model.config
     if config.model_type not in _PREFIXES:
