@@ -103,7 +103,7 @@ def test_token_classification_as_the_pipeline(exported, tokenizer):
     model, file = exported("SqueezeBertForTokenClassification", **labels(*TAGS))
     reference = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="first")
     seen = set()
-    for text in (TEXT, "Unaffable people, e\u0301coles & Wolfeschlegelsteinhausenbergerdorff live in Ljubljana."):
+    for text in (TEXT, "Unaffable people, écoles & Wolfeschlegelsteinhausenbergerdorff live in Ljubljana."):
         want, got = reference(text), answer(file, text)
         assert [span["label"] for span in got["spans"]] == [span["entity_group"] for span in want]
         np.testing.assert_allclose([s["score"] for s in got["spans"]], [s["score"] for s in want], rtol=1e-3)
@@ -169,6 +169,8 @@ def best_answers(model, tokenizer, question, context, k, window=384, stride=128,
         scores = torch.tril(torch.triu(start[:, None] * end[None]), longest - 1)
         for flat in scores.flatten().argsort(descending=True)[: 50 * k].tolist():
             first, last = divmod(flat, len(ids))
+            if scores[first, last] == 0:
+                break
             begin = encoded.word_to_chars(i, encoded.token_to_word(i, first), 1)[0]
             stop = encoded.word_to_chars(i, encoded.token_to_word(i, last), 1)[1]
             best[begin, stop] = max(best.get((begin, stop), 0.0), float(scores[first, last]))
