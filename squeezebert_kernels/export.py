@@ -49,9 +49,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(error) from None
     console = make_console()
     for warning in warnings:
-        console.print(f"note: {warning}")
+        console.print(f"note: {warning}", soft_wrap=True)
     size = Path(args.output).stat().st_size
-    console.print(f"{args.output}: {size / 1e6:.1f} MB, {args.dtype}, packed for {args.tier}, checksums verified")
+    console.print(
+        f"{args.output}: {size / 1e6:.1f} MB, {args.dtype}, packed for {args.tier}, checksums verified", soft_wrap=True
+    )
     return 0
 
 

@@ -13,6 +13,13 @@ uint64_t round_up_to_line(uint64_t n) { return (n + kCacheLine - 1) / kCacheLine
 
 std::string shape_text(int64_t rows, int64_t columns) { return text("[", rows, ", ", columns, "]"); }
 
+// Without the fingerprint of what was packed, which nobody will compare: files depend on what they hold alone.
+void pack_into(std::byte* out, const TierLayout& layout, const Weight& weight, int64_t num_heads,
+               const Parallel& parallel, Compute compute) {
+  pack(layout, weight, num_heads, out, parallel, compute);
+  reinterpret_cast<PackedHeader*>(out)->fingerprint = 0;
+}
+
 // --- from safetensors -----------------------------------------------------------------------------------------------
 
 class CheckpointWeights : public Weights {
@@ -39,7 +46,7 @@ class CheckpointWeights : public Weights {
     }
     const int64_t bytes = packed_bytes(layout_, weight, s.num_heads, compute);
     std::byte* out = allocate(static_cast<uint64_t>(bytes));
-    pack(layout_, weight, s.num_heads, out, parallel_, compute);
+    pack_into(out, layout_, weight, s.num_heads, parallel_, compute);
     sections_.push_back({name + ".weight", SectionKind::packed, WeightType::float32, s.n, s.k, out,
                          static_cast<uint64_t>(bytes)});
     return reinterpret_cast<const PackedHeader*>(out);
@@ -188,7 +195,7 @@ class ContainerWeights : public Weights {
     const Weight weight{values.data(), WeightType::float32, s.n, s.k, s.groups};
     const int64_t bytes = packed_bytes(wanted_, weight, s.num_heads, compute);
     std::byte* out = allocate(static_cast<uint64_t>(bytes));
-    pack(wanted_, weight, s.num_heads, out, parallel_, compute);
+    pack_into(out, wanted_, weight, s.num_heads, parallel_, compute);
     repacked_bytes += bytes, mapped_bytes -= static_cast<int64_t>(section.bytes);
     sections_.push_back({section.name, SectionKind::packed, section.type, s.n, s.k, out, static_cast<uint64_t>(bytes)});
     return reinterpret_cast<const PackedHeader*>(out);
