@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -390,20 +391,32 @@ def test_a_full_disk_is_a_failure(classifier):
     assert done.stderr == "sbk-run: error: cannot write to the standard output\n"
 
 
-# The example
+# Programs in C
 
 
-def test_the_minimal_example(classifier, exported, tokenizer, tmp_path):
+def compiled(source, folder):
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")
-    library, program = shared_library(), tmp_path / "minimal"
+    library, program = shared_library(), folder / source.stem
+    command = [
+        compiler,
+        "-std=c99",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pedantic",
+        f"-I{ROOT / 'csrc' / 'include'}",
+        source,
+    ]
     subprocess.run(
-        [compiler, "-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{ROOT / 'csrc' / 'include'}",
-         str(ROOT / "examples" / "minimal" / "minimal.c"), f"-L{library}", f"-Wl,-rpath,{library}",
-         "-lsqueezebert_kernels", "-o", str(program)],
-        check=True,
-    )  # fmt: skip
+        [*command, f"-L{library}", f"-Wl,-rpath,{library}", "-lsqueezebert_kernels", "-o", program], check=True
+    )
+    return program
+
+
+def test_the_minimal_example(classifier, exported, tokenizer, tmp_path):
+    program = compiled(ROOT / "examples" / "minimal" / "minimal.c", tmp_path)
 
     def lines(*arguments):
         done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)
@@ -421,3 +434,18 @@ def test_the_minimal_example(classifier, exported, tokenizer, tmp_path):
     assert len(lines(exported("SqueezeBertModel")[1], TEXT)[1]) == 5
     status, _, error = lines("missing.sbk", TEXT)
     assert (status, "missing.sbk" in error) == (1, True)
+
+
+def test_the_program_in_the_documentation(classifier, exported, tokenizer, tmp_path):
+    (code,) = re.findall(r"^```c\n(.*?)^```", (ROOT / "docs" / "phone.md").read_text(encoding="utf-8"), re.M | re.S)
+    (tmp_path / "pairs.c").write_text(code, encoding="utf-8")
+    program = compiled(tmp_path / "pairs.c", tmp_path)
+    model, file = classifier
+    done = subprocess.run([program, file], capture_output=True, text=True, check=True)
+    pairs = [("It rains.", "The sun shines."), ("A cat sleeps on the sofa.", "An animal rests.")]
+    want = [(str(i), model.config.id2label[k], float(x)) for i, pair in enumerate(pairs)
+            for k, x in enumerate(logits_of(model, tokenizer, *pair))]  # fmt: skip
+    got = [line.split("  ") for line in done.stdout.splitlines()]
+    assert [line[:2] for line in got] == [[number, label] for number, label, _ in want]
+    np.testing.assert_allclose([float(line[2]) for line in got], [x for *_, x in want], rtol=1e-3, atol=1e-5)
+    assert subprocess.run([program, exported("SqueezeBertModel")[1]], check=False).returncode == 2
