@@ -17,8 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// --- what is used of QEMU's qemu-plugin.h, which not every distribution ships
-// -------------------------------------------
+// --- what is used of QEMU's qemu-plugin.h, which not every distribution ships ---
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -43,12 +42,10 @@ struct qemu_plugin_insn* qemu_plugin_tb_get_insn(const struct qemu_plugin_tb* tb
 const void* qemu_plugin_insn_data(const struct qemu_plugin_insn* insn);
 char* qemu_plugin_insn_disas(const struct qemu_plugin_insn* insn);
 const char* qemu_plugin_insn_symbol(const struct qemu_plugin_insn* insn);
-void qemu_plugin_outs(const char* text);
 
 EXPORT int qemu_plugin_version = 1;
 
-// --- classes
-// ------------------------------------------------------------------------------------------------------------
+// --- classes ---
 
 #define CLASSES(X)                                                            \
   X(fma_fp32)     /* vector multiply-add, single precision: 4 values       */ \
@@ -170,8 +167,7 @@ static enum instruction_class classify(uint32_t instruction) {
   return other;
 }
 
-// --- blocks
-// -------------------------------------------------------------------------------------------------------------
+// --- blocks ---
 
 struct block {
   struct block* next;
@@ -213,28 +209,7 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb* tb) {
   qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &b->executions, 1);
 }
 
-// --- report
-// -------------------------------------------------------------------------------------------------------------
-
-static FILE* out;
-
-static void print(const char* text) {
-  if (out != NULL) {
-    fputs(text, out);
-  } else {
-    qemu_plugin_outs(text);
-  }
-}
-
-static void print_string(const char* text) {
-  print("\"");
-  for (; *text != '\0'; text++) {
-    const char c = *text;
-    const char plain[2] = {c == '"' || c == '\\' || (c >= 0 && c < ' ') ? ' ' : c, '\0'};
-    print(plain);
-  }
-  print("\"");
-}
+// --- report ---
 
 static uint64_t executed(const struct block* b) { return b->executions * b->length; }
 
@@ -243,18 +218,21 @@ static int most_executed_first(const void* left, const void* right) {
   return (a < b) - (a > b);
 }
 
-static void print_block(const struct block* b) {
-  char line[160];
-  snprintf(line, sizeof line, "{\"address\": \"0x%" PRIx64 "\", \"executions\": %" PRIu64 ", \"symbol\": ", b->address,
-           b->executions);
-  print(line);
-  print_string(b->symbol != NULL ? b->symbol : "");
-  print(", \"instructions\": [");
+static void print_string(FILE* out, const char* text) {
+  putc('"', out);
+  for (; text != NULL && *text != '\0'; text++) putc(*text == '"' || *text == '\\' || *text == '\t' ? ' ' : *text, out);
+  putc('"', out);
+}
+
+static void print_block(FILE* out, const struct block* b) {
+  fprintf(out, "{\"address\": \"0x%" PRIx64 "\", \"executions\": %" PRIu64 ", \"symbol\": ", b->address, b->executions);
+  print_string(out, b->symbol);
+  fputs(", \"instructions\": [", out);
   for (uint32_t i = 0; i < b->length; i++) {
-    if (i > 0) print(", ");
-    print_string(b->disassembly[i] != NULL ? b->disassembly[i] : "");
+    fputs(i > 0 ? ", " : "", out);
+    print_string(out, b->disassembly[i]);
   }
-  print("]}");
+  fputs("]}", out);
 }
 
 static void report(qemu_plugin_id_t id, void* data) {
@@ -267,22 +245,20 @@ static void report(qemu_plugin_id_t id, void* data) {
     total += executed(b);
     for (int c = 0; c < class_count; c++) by_class[c] += b->executions * b->by_class[c];
   }
-  if (out_path != NULL) out = fopen(out_path, "w");
-  char line[80];
-  snprintf(line, sizeof line, "{\"total\": %" PRIu64 ", \"classes\": {", total);
-  print(line);
+  FILE* out = out_path != NULL ? fopen(out_path, "w") : stderr;
+  if (out == NULL) return perror(out_path);
+  fprintf(out, "{\"total\": %" PRIu64 ", \"classes\": {", total);
   for (int c = 0; c < class_count; c++) {
-    snprintf(line, sizeof line, "%s\"%s\": %" PRIu64, c > 0 ? ", " : "", class_names[c], by_class[c]);
-    print(line);
+    fprintf(out, "%s\"%s\": %" PRIu64, c > 0 ? ", " : "", class_names[c], by_class[c]);
   }
-  print("}, \"hottest\": [");
+  fputs("}, \"hottest\": [", out);
   if (hottest > 0) qsort(sorted, n, sizeof *sorted, most_executed_first);
   for (size_t i = 0; i < hottest && i < n; i++) {
-    if (i > 0) print(", ");
-    print_block(sorted[i]);
+    fputs(i > 0 ? ", " : "", out);
+    print_block(out, sorted[i]);
   }
-  print("]}\n");
-  if (out != NULL) fclose(out);
+  fputs("]}\n", out);
+  fclose(out);
 }
 
 EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t* info, int argc, char** argv) {
