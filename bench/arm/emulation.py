@@ -47,6 +47,14 @@ class Unavailable(Exception):
     """A tool that is needed is not installed; the message says which."""
 
 
+class Failed(Unavailable):
+    """A counted program did not exit with 0."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def tool(*names: str) -> str | None:
     """The first of ``names`` that is installed, in this Python's environment or on the PATH."""
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -193,7 +201,7 @@ def count(command: Sequence[str | Path], *, cpu: str, hottest: int = 0, options:
         if done.returncode != 0 or not out.exists():
             lines = (done.stderr + done.stdout).strip().splitlines()
             message = lines[-1] if lines else "no output"
-            raise Unavailable(f"on {cpu}, exit status {done.returncode}: {message}")
+            raise Failed(done.returncode, f"on {cpu}, exit status {done.returncode}: {message}")
         mix = json.loads(out.read_text(encoding="utf-8"))
     return Counts(mix["total"], mix["classes"], mix["hottest"])
 

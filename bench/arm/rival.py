@@ -119,7 +119,7 @@ def export(name: str) -> Path:
             self.layer = layer
 
         def forward(self, x):
-            return self.layer(x, torch.zeros(1, 1, 1, TOKENS))["feature_map"]
+            return self.layer(x, torch.zeros(1, 1, 1, TOKENS), False)["feature_map"]
 
     torch.manual_seed(0)
     model = SqueezeBertModel(SqueezeBertConfig(vocab_size=30528)).eval()
