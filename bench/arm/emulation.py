@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -126,25 +127,29 @@ def compiler(name: str | None = None) -> Compiler:
     return chosen
 
 
-def build_bench(name: str | None = None) -> Path:
-    """bench/cpp's sbk_kernel_bench for aarch64, brought up to date in build/arm-bench-<compiler>."""
-    cross = compiler(name)
+def configure(cross: Compiler) -> Path:
+    """A build of the benchmark for aarch64 in build/arm-bench-<compiler>, configured."""
     cmake = need("cmake", "pip install cmake ninja")
     folder = BUILD / f"arm-bench-{cross.name}"
     folder.mkdir(parents=True, exist_ok=True)
     # CMake wants one program without arguments for a compiler.
     wrapper = folder / "c++"
-    quoted = " ".join(f"'{word}'" for word in cross.command)
-    wrapper.write_text(f'#!/bin/sh\nexec {quoted} "$@"\n', encoding="utf-8")
+    wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(cross.command)} "$@"\n', encoding="utf-8")
     wrapper.chmod(0o755)
-    configure = [cmake, "-S", ROOT, "-B", folder, "-DSBK_BUILD_BENCH=ON", "-DCMAKE_SYSTEM_NAME=Linux"]
-    configure += ["-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={wrapper}"]
-    configure += [f"-DCMAKE_EXE_LINKER_FLAGS={' '.join(cross.link_flags)}"]
+    command = [cmake, "-S", ROOT, "-B", folder, "-DSBK_BUILD_BENCH=ON", "-DCMAKE_SYSTEM_NAME=Linux"]
+    command += ["-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={wrapper}"]
+    command += [f"-DCMAKE_EXE_LINKER_FLAGS={' '.join(cross.link_flags)}"]
     ninja = tool("ninja")
     if ninja and not (folder / "CMakeCache.txt").exists():
-        configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    run_or_raise(configure, "configuring the benchmark for aarch64")
-    build = [cmake, "--build", folder, "--target", "sbk_kernel_bench", "--parallel", "2"]
+        command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    run_or_raise(command, "configuring the benchmark for aarch64")
+    return folder
+
+
+def build_bench(name: str | None = None) -> Path:
+    """bench/cpp's sbk_kernel_bench for aarch64, brought up to date."""
+    folder = configure(compiler(name))
+    build = [need("cmake", "pip install cmake"), "--build", folder, "--target", "sbk_kernel_bench", "--parallel", "2"]
     run_or_raise(build, "building the benchmark for aarch64")
     return folder / "bench" / "cpp" / "sbk_kernel_bench"
 

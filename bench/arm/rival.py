@@ -144,7 +144,7 @@ def export_int8(name: str) -> Path:
     if not path.exists():
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        quantize_dynamic(str(export(name)), str(path), weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(str(export(name)), str(path), weight_type=QuantType.QUInt8)
     return path
 
 
