@@ -1,7 +1,7 @@
 """Instructions that the ARM kernels execute, counted exactly under emulation, by tier, dtype and case.
 
     python bench/arm/count.py                     a table
-    python bench/arm/count.py --guard             compares with instructions.json; exit status 1 where 2 % more are needed
+    python bench/arm/count.py --guard             compares with instructions.json; exit status 1 for 2 % more
     python bench/arm/count.py --update            writes the counts of this compiler into it
     python bench/arm/count.py --isa neon --case "conv 128x192x192 g4" --hottest 2
 
@@ -112,7 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--program", type=Path, help="an aarch64 sbk_kernel_bench, instead of building one")
     parser.add_argument("--isa", action="append", help="only this tier; may be given several times")
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="only this dtype; likewise")
-    parser.add_argument("--case", action="append", help="this case (bench/cpp/cases.h) instead of the usual ones; likewise")
+    parser.add_argument(
+        "--case", action="append", help="this case (bench/cpp/cases.h) instead of the usual ones; likewise"
+    )
     parser.add_argument("--hottest", type=int, default=0, metavar="N", help="print the N hottest blocks")
     parser.add_argument("--json", type=Path, help="write the counts by class there")
     args = parser.parse_args(argv)
@@ -157,7 +159,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"NOTHING WAS CHECKED: no baseline for {compiler}, only for {', '.join(baselines) or 'nothing'}")
             return 1
         worse = compare(totals, baselines[compiler])
-        print(f"{len(totals)} kernels, {compiler}: " + (f"{worse} WORSE than the baseline" if worse else "none is worse"))
+        print(
+            f"{len(totals)} kernels, {compiler}: " + (f"{worse} WORSE than the baseline" if worse else "none is worse")
+        )
         return 1 if worse else 0
     return 0
 

@@ -241,7 +241,7 @@ def cycles(program: str, lines: list[str], cpu: str) -> float | None:
     """Of one round of a loop of these lines, deep in the loop; None where the model does not know an instruction."""
 
     def total(iterations: int) -> int | None:
-        options = [f"-mtriple=aarch64", f"-mcpu={cpu}", f"-mattr={ATTRIBUTES}", f"-iterations={iterations}"]
+        options = ["-mtriple=aarch64", f"-mcpu={cpu}", f"-mattr={ATTRIBUTES}", f"-iterations={iterations}"]
         done = emulation.run([program, *options, "-"], input="\n".join(lines) + "\n")
         found = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
         return int(found[1]) if done.returncode == 0 and found else None
@@ -274,8 +274,10 @@ def main_tiles(loops: list[Loop]) -> list[Loop]:
 
 
 def print_table(compiler: Compiler, loops: list[Loop], program: str) -> None:
-    print(f"{'compiler':8} {'tier':10} {'product':10} {'tile':6} {'instr.':>6} {'mul-adds':>8} {'copies':>6} "
-          f"{'model':12} {'cycles/mul-add':>14} {'at best':>8} {'% of peak':>9}")
+    print(
+        f"{'compiler':8} {'tier':10} {'product':10} {'tile':6} {'instr.':>6} {'mul-adds':>8} {'copies':>6} "
+        f"{'model':12} {'cycles/mul-add':>14} {'at best':>8} {'% of peak':>9}"
+    )
     for loop in main_tiles(loops):
         kind = loop.kind()
         count = loop.multiplies()[kind]
@@ -289,8 +291,10 @@ def print_table(compiler: Compiler, loops: list[Loop], program: str) -> None:
                 print(f"{compiler.name:8} {loop.tier:10} {kind:10} {name:6} unknown to the model {cpu}")
                 continue
             each = spent / count
-            print(f"{compiler.name:8} {loop.tier:10} {kind:10} {name:6} {len(loop.lines):6} {count:8} "
-                  f"{loop.copies():6} {cpu:12} {each:14.3f} {best:8.3f} {100 * best / each:9.1f}")
+            print(
+                f"{compiler.name:8} {loop.tier:10} {kind:10} {name:6} {len(loop.lines):6} {count:8} "
+                f"{loop.copies():6} {cpu:12} {each:14.3f} {best:8.3f} {100 * best / each:9.1f}"
+            )
 
 
 def spills(compiler: Compiler, loops: list[Loop]) -> list[str]:
@@ -298,8 +302,10 @@ def spills(compiler: Compiler, loops: list[Loop]) -> list[str]:
     for loop in loops:
         moves = loop.stack_moves()
         if moves:
-            found.append(f"{compiler.name}, {loop.tier}: {loop.function}: {len(moves)} vector moves to or from the stack "
-                         f"in a loop of {len(loop.lines)} instructions, e.g. {moves[0]}")
+            found.append(
+                f"{compiler.name}, {loop.tier}: {loop.function}: {len(moves)} vector moves to or from the stack "
+                f"in a loop of {len(loop.lines)} instructions, e.g. {moves[0]}"
+            )
     return found
 
 

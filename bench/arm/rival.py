@@ -6,12 +6,13 @@
 
 Three things are needed, all kept in build/arm-rival. The script fetches and makes what is missing:
 
-- `sys`: an aarch64 Python 3.11, unpacked from Debian packages. On Debian and its kin the script does that itself, with
-  apt's lists in a folder of its own (nothing is installed, no root). Elsewhere, unpack these into it with `dpkg-deb -x`:
-  python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libffi8
-  libbz2-1.0 liblzma5 libssl3 (Debian 12, arm64)
+- `sys`: an aarch64 Python 3.11, unpacked from Debian packages. On Debian and its kin the script does that itself,
+  with apt's lists in a folder of its own (nothing is installed, no root). Elsewhere, unpack these into it with `dpkg-deb -x`:
+  python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libgcc-s1 libstdc++6 libgomp1 zlib1g libexpat1
+  libffi8 libbz2-1.0 liblzma5 libssl3 (Debian 12, arm64)
 - `site`: ONNX Runtime and NumPy for aarch64, by `pip download --platform`. 1.22 is the last ONNX Runtime that runs so;
   later ones read the host's /proc/cpuinfo
+- `site-torch`, with --torch: the same of PyTorch, which runs its own eager modules (run_torch.py)
 - `*.onnx`: random weights in SqueezeBERT's architecture, exported with torch, transformers and onnx; the int8 model by
   the `onnxruntime` of this environment
 
@@ -31,14 +32,16 @@ import emulation
 from emulation import Counts, Unavailable, run_or_raise
 
 FOLDER = emulation.BUILD / "arm-rival"
-SYS, SITE = FOLDER / "sys", FOLDER / "site"
+SYS, SITE, TORCH_SITE = FOLDER / "sys", FOLDER / "site", FOLDER / "site-torch"
 PYTHON = SYS / "usr" / "bin" / "python3.11"
-DEBIAN_PACKAGES = (
-    "python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libffi8 "
-    "libbz2-1.0 liblzma5 libssl3"
-).split()
+PYTHON_PACKAGES = ("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib")
+C_PACKAGES = ("libc6", "libgcc-s1", "libstdc++6", "libgomp1", "zlib1g", "libexpat1", "libffi8")
+PYTHON_NEEDS = ("libbz2-1.0", "liblzma5", "libssl3")
+DEBIAN_PACKAGES = (*PYTHON_PACKAGES, *C_PACKAGES, *PYTHON_NEEDS)
 WHEELS = ("onnxruntime==1.22.1", "numpy==2.2.6")
-WHEEL_PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64")
+TORCH_WHEELS = ("torch==2.9.1", "numpy==2.2.6")
+TORCH_MODELS = ("conv", "layer")
+PLATFORMS = tuple(f"manylinux{version}_aarch64" for version in ("2014", "_2_17", "_2_27", "_2_28"))
 TOKENS = 128
 
 # Multiply-adds of each model at 128 tokens; 12 layers' convolutions and attention, pooler left out.
@@ -77,15 +80,16 @@ def unpack_python() -> None:
         run_or_raise(["dpkg-deb", "-x", deb, SYS], f"unpacking {deb.name}")
 
 
-def unpack_wheels() -> None:
-    if (SITE / "onnxruntime").exists():
+def unpack_wheels(site: Path, wanted: tuple[str, ...]) -> None:
+    """Wheels for aarch64 and what they depend on, unpacked into `site`."""
+    if site.exists():
         return
-    wheels = FOLDER / "wheels"
+    wheels = FOLDER / f"wheels-of-{site.name}"
     command = [sys.executable, "-m", "pip", "download", "--only-binary=:all:", "--python-version", "311", "-d", wheels]
-    command += [word for name in WHEEL_PLATFORMS for word in ("--platform", name)]
-    run_or_raise([*command, *WHEELS], "pip download")
+    command += [word for name in PLATFORMS for word in ("--platform", name)]
+    run_or_raise([*command, *wanted], "pip download")
     for wheel in wheels.glob("*.whl"):
-        zipfile.ZipFile(wheel).extractall(SITE)
+        zipfile.ZipFile(wheel).extractall(site)
 
 
 def export(name: str) -> Path:
@@ -148,14 +152,16 @@ def export_int8(name: str) -> Path:
     return path
 
 
-def count_model(path: Path, cpu: str, hottest: int) -> Counts:
-    """One run of it, not the first: the first one makes room in memory."""
+def count_script(site: Path, script: str, model: str | Path, cpu: str, hottest: int) -> Counts:
+    """One run of the model, not the first: the first one makes room in memory."""
+    quiet = ("OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "PYTHONHASHSEED=0")
+    settings = [word for setting in (f"PYTHONPATH={site}", *quiet) for word in ("-E", setting)]
     return emulation.count_one_call(
-        lambda calls: [PYTHON, emulation.HERE / "run_onnx.py", path, calls],
+        lambda calls: [PYTHON, emulation.HERE / script, model, calls],
         cpu=cpu,
-        calls=(1, 2) if path.stem.startswith("squeezebert") else (2, 4),
+        calls=(1, 2) if str(model).endswith(("squeezebert.onnx", "squeezebert-int8.onnx")) else (2, 4),
         hottest=hottest,
-        options=["-L", SYS, "-E", f"PYTHONPATH={SITE}", "-E", "OPENBLAS_NUM_THREADS=1", "-E", "PYTHONHASHSEED=0"],
+        options=["-L", SYS, *settings],
     )
 
 
@@ -163,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="ONNX Runtime's instructions on aarch64, one thread.")
     parser.add_argument("--only", default="conv,ffn,layer", help=f"of {', '.join(MODELS)}; default: %(default)s")
     parser.add_argument("--int8", action="store_true", help="dynamically quantized besides (slow)")
+    parser.add_argument("--torch", action="store_true", help=f"eager PyTorch besides, for {', '.join(TORCH_MODELS)}")
     parser.add_argument("--onnx", type=Path, nargs="*", default=[], help="other models")
     parser.add_argument("--cpu", default="cortex-a76", help="QEMU's; default: %(default)s")
     parser.add_argument("--hottest", type=int, default=0, metavar="N", help="print the N hottest blocks")
@@ -176,19 +183,27 @@ def main(argv: list[str] | None = None) -> int:
     try:
         FOLDER.mkdir(parents=True, exist_ok=True)
         unpack_python()
-        unpack_wheels()
-        work = [(f"{name}/float32", export(name), MODELS[name]) for name in wanted]
+        unpack_wheels(SITE, WHEELS)
+        onnx = (SITE, "run_onnx.py")
+        work = [(f"onnxruntime/{name}/float32", *onnx, export(name), MODELS[name]) for name in wanted]
         if args.int8:
-            work += [(f"{name}/int8", export_int8(name), MODELS[name]) for name in wanted]
-        work += [(path.stem, path, 0) for path in args.onnx]
-        print(f"{WHEELS[0].replace('==', ' ')}, one thread, {args.cpu}; M = millions of instructions of one run")
-        print(f"{'model':24} {'total M':>9} {'multiply-adds M':>16} {'share %':>8} {'total / ideal':>14}")
-        for key, path, products in work:
-            counts = count_model(path, args.cpu, args.hottest)
+            work += [(f"onnxruntime/{name}/int8", *onnx, export_int8(name), MODELS[name]) for name in wanted]
+        work += [(f"onnxruntime/{path.stem}", *onnx, path, 0) for path in args.onnx]
+        if args.torch:
+            unpack_wheels(TORCH_SITE, TORCH_WHEELS)
+            eager = (TORCH_SITE, "run_torch.py")
+            work += [(f"torch/{name}/float32", *eager, name, MODELS[name]) for name in wanted if name in TORCH_MODELS]
+        print(f"{' '.join(WHEELS)}, one thread, {args.cpu}; M = millions of instructions of one run")
+        print(f"{'':32} {'total M':>9} {'multiply-adds M':>16} {'share %':>8} {'total / ideal':>14}")
+        for key, site, script, model, products in work:
+            counts = count_script(site, script, model, args.cpu, args.hottest)
             results[f"{args.cpu}/{key}"] = {"total": counts.total, "classes": counts.classes}
             ratio = f"{counts.total / (products / 4):.3f}" if products and "int8" not in key else ""
             share = 100 * counts.multiplies / counts.total
-            print(f"{key:24} {counts.total / 1e6:9.2f} {counts.multiplies / 1e6:16.2f} {share:8.1f} {ratio:>14}", flush=True)
+            print(
+                f"{key:24} {counts.total / 1e6:9.2f} {counts.multiplies / 1e6:16.2f} {share:8.1f} {ratio:>14}",
+                flush=True,
+            )
             for block in counts.hottest:
                 print(f"  {block['executions']} times:", *block["instructions"], sep="\n    ")
             args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
