@@ -136,8 +136,8 @@ def configure(cross: Compiler) -> Path:
     wrapper = folder / "c++"
     wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(cross.command)} "$@"\n', encoding="utf-8")
     wrapper.chmod(0o755)
-    command = [cmake, "-S", ROOT, "-B", folder, "-DSBK_BUILD_BENCH=ON", "-DCMAKE_SYSTEM_NAME=Linux"]
-    command += ["-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={wrapper}"]
+    command = [cmake, "-S", ROOT, "-B", folder, "-DSBK_BUILD_BENCH=ON", "-DSBK_BUILD_CAPI=OFF"]
+    command += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={wrapper}"]
     command += [f"-DCMAKE_EXE_LINKER_FLAGS={' '.join(cross.link_flags)}"]
     ninja = tool("ninja")
     if ninja and not (folder / "CMakeCache.txt").exists():

@@ -6,8 +6,8 @@
 
 Three things are needed, all kept in build/arm-rival. The script fetches and makes what is missing:
 
-- `sys`: an aarch64 Python 3.11, unpacked from Debian packages. On Debian and its kin the script does that itself,
-  with apt's lists in a folder of its own (nothing is installed, no root). Elsewhere, unpack these into it with `dpkg-deb -x`:
+- `sys`: an aarch64 Python 3.11, unpacked from Debian packages. Where there is apt, the script does that itself, with
+  lists in a folder of its own (nothing is installed, no root). Elsewhere, unpack these into it with `dpkg-deb -x`:
   python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libgcc-s1 libstdc++6 libgomp1 zlib1g libexpat1
   libffi8 libbz2-1.0 liblzma5 libssl3 (Debian 12, arm64)
 - `site`: ONNX Runtime and NumPy for aarch64, by `pip download --platform`. 1.22 is the last ONNX Runtime that runs so;
