@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Steps behind the Makefile: one line per step, output in build/logs/, one line when something is missing or fails.
 #
-#   scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan | tsan | arm-tools | arm | arm-tests
+#   scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan | tsan | arm-tools | arm | arm-build-tests | arm-tests
 #
 # Environment: VENV, PYTHON, TORCH (requirement), TORCH_INDEX_URL (e.g. a CPU-only index), CXX, CTEST_ARGS;
 # SBK_REQUIRE_ARM=1: tests for AArch64 that cannot run are a failure.
