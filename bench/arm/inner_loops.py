@@ -108,7 +108,11 @@ def clean(assembly: str) -> list[str]:
     lines = []
     for raw in assembly.splitlines():
         line = re.sub(r"\s+", " ", raw.split("//")[0]).strip()
-        if not line or (line.startswith(".") and not LABEL.match(line) and not line.startswith(".type")):
+        if (
+            not line
+            or line.startswith("#")
+            or (line.startswith(".") and not LABEL.match(line) and not line.startswith(".type"))
+        ):
             continue
         lines.append(line)
     return lines
