@@ -82,7 +82,7 @@ def test_x29_is_the_stack_where_it_is_the_frame_pointer():
 
 
 def test_copies_are_counted():
-    assert loops(first="mov v5.16b, v4.16b")[0].copies() == 1
+    assert loops(first="mov v5.16b, v4.16b", second="dup v5.8h, v4.h[3]")[0].copies() == 2
 
 
 @pytest.mark.slow
