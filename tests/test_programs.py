@@ -399,18 +399,10 @@ def compiled(source, folder):
     if compiler is None:
         pytest.skip("no C compiler")
     library, program = shared_library(), folder / source.stem
-    command = [
-        compiler,
-        "-std=c99",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-pedantic",
-        f"-I{ROOT / 'csrc' / 'include'}",
-        source,
-    ]
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{ROOT / 'csrc' / 'include'}"]
     subprocess.run(
-        [*command, f"-L{library}", f"-Wl,-rpath,{library}", "-lsqueezebert_kernels", "-o", program], check=True
+        [compiler, *flags, source, f"-L{library}", f"-Wl,-rpath,{library}", "-lsqueezebert_kernels", "-o", program],
+        check=True,
     )
     return program
 
