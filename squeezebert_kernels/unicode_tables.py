@@ -1,7 +1,7 @@
 """What a BERT tokenizer does with each code point, asked of the `tokenizers` library that is installed.
 
-No Unicode data is written down here: normalizers and pre-tokenizers are given every code point, and their answers become
-the tables that csrc/model/tokenizer_data.h describes. What the C++ tokenizer does is thus what this library does.
+No Unicode data is written down here: normalizers and pre-tokenizers are given every code point, and their answers
+become the tables that csrc/model/tokenizer_data.h describes. What the C++ tokenizer does is what this library does.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ Norm to_norm(const sbk_norm& norm, const char* name) {
   return {norm.weight, norm.bias, norm.eps};
 }
 
-Activation to_activation(sbk_activation activation, const char* name) {
+Activation to_activation(const sbk_activation& activation, const char* name) {
   require_range(number_of(activation), SBK_ACTIVATION_NONE, SBK_ACTIVATION_RELU, name);
   return static_cast<Activation>(number_of(activation));
 }

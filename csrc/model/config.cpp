@@ -1,12 +1,13 @@
 #include "model/config.h"
 
-#include <limits>
-
 #include "model/failure.h"
 #include "model/json.h"
 
 namespace sbk {
 namespace {
+
+// The most of any size: beyond it, products of sizes could overflow, and no model comes near.
+constexpr int64_t kLargest = 1 << 24;
 
 // A configuration while it is read.
 struct Reader {
@@ -17,8 +18,8 @@ struct Reader {
     const Json* value = json.find(key);
     if (value == nullptr || value->is_null()) return missing;
     int64_t out = 0;
-    if (!value->integer(low, std::numeric_limits<int32_t>::max(), &out)) {
-      fail(SBK_BAD_FILE, path, ": ", key, " must be a whole number from ", low, " on");
+    if (!value->integer(low, kLargest, &out)) {
+      fail(SBK_BAD_FILE, path, ": ", key, " must be a whole number from ", low, " to ", kLargest);
     }
     return out;
   }

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 
@@ -31,7 +32,8 @@ bool has_mode(const std::string& path, mode_t mode) {
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) {
-  const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  // Not blocking: opening a pipe would wait for somebody to write to it.
+  const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   struct stat info;
   if (file.fd < 0 || fstat(file.fd, &info) != 0) fail_io("read", path);
   if (!S_ISREG(info.st_mode)) fail(SBK_IO_ERROR, "'", path, "' is not a regular file");
@@ -50,7 +52,9 @@ bool is_folder(const std::string& path) { return has_mode(path, S_IFDIR); }
 bool is_file(const std::string& path) { return has_mode(path, S_IFREG); }
 
 void FileWriter::replace(const std::string& path, const std::function<void(FileWriter&)>& fill) {
-  const std::string beside = path + ".part" + std::to_string(getpid());
+  // Threads and processes that save to the same path do not write into each other's file.
+  static std::atomic<unsigned> number{0};
+  const std::string beside = path + ".part" + std::to_string(getpid()) + "." + std::to_string(number++);
   {
     const Descriptor file{open(beside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)};
     if (file.fd < 0) fail_io("write", beside);

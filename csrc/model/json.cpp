@@ -1,5 +1,6 @@
 #include "model/json.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -92,18 +93,44 @@ class JsonParser {
     return array;
   }
 
+  // Digits from here on into mantissa * 10^exponent. False if there is none.
+  bool take_digits(uint64_t& mantissa, int64_t& exponent, bool fraction) {
+    constexpr uint64_t kFull = 100'000'000'000'000'000;
+    const std::size_t begin = at_;
+    for (; at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9'; at_++) {
+      const bool counts = mantissa < kFull;
+      if (counts) mantissa = mantissa * 10 + static_cast<uint64_t>(text_[at_] - '0');
+      exponent += (counts ? 0 : 1) - (fraction ? 1 : 0);
+    }
+    return at_ > begin;
+  }
+  bool take_one_of(std::string_view characters) {
+    if (at_ == text_.size() || characters.find(text_[at_]) == std::string_view::npos) return false;
+    at_++;
+    return true;
+  }
+
+  // strtod would read what the locale of the program says, and floating-point from_chars is missing in some standard
+  // libraries. Off by an ulp at most, and exact for integers up to 2^53.
   double parse_number() {
-    const char *first = text_.data() + at_, *last = text_.data() + text_.size(), *end = first;
-    while (end < last && ((*end >= '0' && *end <= '9') || *end == '-' || *end == '+' || *end == '.' || *end == 'e' ||
-                          *end == 'E'))
-      end++;
-    // strtod on a copy: floating-point from_chars is missing in some standard libraries.
-    const std::string digits(first, end);
-    char* parsed = nullptr;
-    const double value = digits.empty() ? 0 : std::strtod(digits.c_str(), &parsed);
-    if (digits.empty() || *parsed != '\0' || digits[0] == '+' || digits[0] == '.') error("not a value");
-    at_ += digits.size();
-    return value;
+    uint64_t mantissa = 0, written = 0;
+    int64_t exponent = 0, unused = 0;
+    const bool negative = take_one_of("-");
+    if (!take_digits(mantissa, exponent, false)) error("not a value");
+    if (take_one_of(".") && !take_digits(mantissa, exponent, true)) error("not a value");
+    if (take_one_of("eE")) {
+      const bool minus = take_one_of("+-") && text_[at_ - 1] == '-';
+      if (!take_digits(written, unused, false)) error("not a value");
+      const auto most = static_cast<int64_t>(std::min<uint64_t>(written, 100'000));
+      exponent += minus ? -most : most;
+    }
+    double value = static_cast<double>(mantissa);
+    if (mantissa == 0) exponent = 0;
+    // In two steps, as the smallest numbers' powers of ten are too large.
+    const auto power = static_cast<int>(std::clamp<int64_t>(exponent, -600, 400));
+    if (power < -300) value /= 1e300;
+    value = power >= 0 ? value * std::pow(10.0, power) : value / std::pow(10.0, power < -300 ? -power - 300 : -power);
+    return negative ? -value : value;
   }
 
   uint32_t parse_hex4() {

@@ -63,7 +63,10 @@ struct Scalar {
   using i32 = int32_t;
   static SBK_INLINE i32 load_i32(const int32_t* p) { return *p; }
   static SBK_INLINE i32 set1_i32(int32_t x) { return x; }
-  static SBK_INLINE i32 mac_i32(i32 c, i32 a, i32 b) { return c + a * b; }
+  // Wraps, as vectors do: weights of a damaged file may be any.
+  static SBK_INLINE i32 mac_i32(i32 c, i32 a, i32 b) {
+    return static_cast<i32>(static_cast<uint32_t>(c) + static_cast<uint32_t>(a) * static_cast<uint32_t>(b));
+  }
   static SBK_INLINE f32 to_float(i32 v) { return static_cast<float>(v); }
   static SBK_INLINE void transpose(f32 (&)[1]) {}
   static SBK_INLINE float reduce_add(f32 v) { return v; }
