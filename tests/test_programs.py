@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hf_models import stock
-from programs import ROOT, answer, run, shared_library
+from programs import ROOT, answer, command, run, shared_library
 from transformers import pipeline
 
 import squeezebert_kernels as sbk
@@ -384,7 +384,7 @@ def test_bad_files(classifier, exported, tmp_path):
 def test_a_full_disk_is_a_failure(classifier):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*run("sbk-run", "--version").args[:1], str(classifier[1]), "text"],
+            [*command("sbk-run"), str(classifier[1]), "text"],
             stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 1
