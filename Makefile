@@ -27,6 +27,7 @@ demo: build  ## run the main job: semantic search on MiniLM, SqueezeBERT side by
 
 test: build $(STAMPS)/test $(STAMPS)/arm  ## run pytest and ctest, and ctest for AArch64 under qemu-user
 	@scripts/env.sh cpp-tests
+	@scripts/env.sh arm-build-tests
 	@status=0; \
 	$(BIN)/python -m pytest $(PYTEST_ARGS) || status=1; \
 	$(BIN)/ctest --test-dir build/cmake --output-on-failure --no-tests=error $(CTEST_ARGS) || status=1; \

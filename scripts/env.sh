@@ -191,14 +191,12 @@ find_emulator() {
 arm_tests() {
   local filter=()
   if find_emulator; then
-    arm_build ON
     read -r -a filter <<<"${CTEST_ARGS:-}"
     # A filter for the tests of this machine may leave none of these.
     if [ ${#filter[@]} -eq 0 ]; then filter=(--no-tests=error); fi
-    ctest --test-dir build/arm --output-on-failure -j "$(getconf _NPROCESSORS_ONLN)" "${filter[@]}"
+    PATH=$PWD/$VENV/bin:$PATH ctest --test-dir build/arm --output-on-failure -j "$(getconf _NPROCESSORS_ONLN)" "${filter[@]}"
     return
   fi
-  arm_build ON
   local message="the tests for AArch64 were built but NOT run: they need qemu-aarch64 (Debian, Ubuntu: apt install qemu-user)"
   if [ "${SBK_REQUIRE_ARM:-0}" = 1 ]; then die "$message"; fi
   printf '%s\n' "$message"
@@ -236,6 +234,10 @@ case ${1:-} in
     arm_build OFF
     step "installing it into $ARM_PREFIX" arm-install cmake --install build/arm --prefix "$ARM_PREFIX"
     ;;
+  arm-build-tests)
+    find_emulator || true # configuring finds out how tests are run
+    arm_build ON
+    ;;
   arm-tests) arm_tests ;;
-  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan | tsan | arm-tools | arm | arm-tests" ;;
+  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan | tsan | arm-tools | arm | arm-build-tests | arm-tests" ;;
 esac

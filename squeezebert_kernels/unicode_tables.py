@@ -206,7 +206,7 @@ def _elements(characters: Sequence[str], settings: Settings) -> dict[str, list[i
     return found
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def build(settings: Settings) -> Tables:
     """The tables of `settings`, from answers of the installed library.
 
