@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Steps behind the Makefile: one line per step, output in build/logs/, one line when something is missing or fails.
 #
-#   scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan
+#   scripts/env.sh base | test | bench | dev | build STAMP | runtime | cpp-tests | asan
 #
 # Environment: VENV, PYTHON, TORCH (requirement), TORCH_INDEX_URL (e.g. a CPU-only index), CXX.
 set -euo pipefail
@@ -172,6 +172,12 @@ case ${1:-} in
       touch "$stamp"
     fi
     ;;
+  runtime) # in place, in the build folder of the extension
+    find_compiler
+    install "installing build tools of squeezebert_runtime" runtime-tools runtime
+    build_runtime() (cd python && SBK_RUNTIME_BUILD_DIR=../build/cmake "$OLDPWD/$PY" setup.py -q build_ext --inplace)
+    step "building squeezebert_runtime ($CXX)" runtime build_runtime
+    ;;
   cpp-tests)
     find_compiler
     PATH=$PWD/$VENV/bin:$PATH
@@ -184,5 +190,5 @@ case ${1:-} in
     step "configuring the C++ tests with sanitizers" asan-configure cmake --preset asan
     step "building the C++ tests with sanitizers" asan-build cmake --build --preset asan
     ;;
-  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan" ;;
+  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | runtime | cpp-tests | asan" ;;
 esac

@@ -50,7 +50,7 @@ class Info:
 class Output(NamedTuple):
     """Float32 arrays; None where an output was not asked for."""
 
-    hidden_states: NDArray[np.float32] | None  #: [batch, length, hidden_size] of the last layer; 0 where there is padding
+    hidden_states: NDArray[np.float32] | None  #: [batch, length, hidden_size] of the last layer; 0: padding
     pooled: NDArray[np.float32] | None  #: [batch, hidden_size]: tanh(pooler(first token))
     logits: NDArray[np.float32] | None
     """[batch, num_labels] for sequence classification, [batch] for multiple choice (a row is a question with one of its
@@ -75,6 +75,8 @@ def _int32(name: str, value: ArrayLike, shape: tuple[int | None, ...], booleans:
     if array.ndim != len(shape) or any(want not in (None, size) for want, size in zip(shape, array.shape, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name} must have the shape [{wanted}], got {list(array.shape)}")
+    if array.size == 0 and array.dtype.kind == "f":
+        array = array.astype(np.int32)  # an empty list
     if array.dtype.kind not in ("iub" if booleans else "iu"):
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     if array.dtype != np.int32:
@@ -268,9 +270,7 @@ class Model:
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of texts, got one string")
-        rows = [
-            self.tokenize(*((text,) if isinstance(text, str) else text), max_length=max_length) for text in texts
-        ]
+        rows = [self.tokenize(*((text,) if isinstance(text, str) else text), max_length=max_length) for text in texts]
         if not rows:
             raise ValueError("texts is empty")
         lengths = np.array([row.ids.size for row in rows], np.int32)
