@@ -8,7 +8,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
 CTEST_ARGS ?=
-export VENV PYTHON TORCH
+export VENV PYTHON TORCH CTEST_ARGS
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.squeezebert-kernels
@@ -16,7 +16,7 @@ EXTENSION := squeezebert_kernels/_C.abi3.so
 CXX_SOURCES := CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test asan bench guard build runtime doctor lint format wheel runtime-wheel runtime-wheel-arm clean distclean
+.PHONY: help demo test arm asan tsan bench guard build runtime doctor lint format wheel runtime-wheel runtime-wheel-arm clean distclean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,12 +25,17 @@ help:  ## show this list
 demo: build  ## run the main job: semantic search on MiniLM, SqueezeBERT side by side with stock transformers
 	@$(BIN)/squeezebert-kernels demo $(DEMO_ARGS)
 
-test: build runtime $(STAMPS)/test  ## run pytest and ctest
+test: build runtime $(STAMPS)/test $(STAMPS)/arm  ## run pytest and ctest, and ctest for AArch64 under qemu-user
 	@scripts/env.sh cpp-tests
+	@scripts/env.sh arm-build-tests
 	@status=0; \
 	$(BIN)/python -m pytest $(PYTEST_ARGS) || status=1; \
 	$(BIN)/ctest --test-dir build/cmake --output-on-failure --no-tests=error $(CTEST_ARGS) || status=1; \
+	scripts/env.sh arm-tests || status=1; \
 	exit $$status
+
+arm: $(STAMPS)/arm  ## cross-compile the library for AArch64 Linux (static, by zig) into dist/arm-linux-aarch64
+	@scripts/env.sh arm
 
 bench: build $(STAMPS)/bench  ## time the models beside PyTorch, ONNX Runtime and OpenVINO (BENCH_ARGS=--quick: a minute)
 	@$(BIN)/squeezebert-kernels bench $(BENCH_ARGS)
@@ -41,6 +46,10 @@ guard: build  ## count the kernels' instructions against bench/instructions.json
 asan: $(STAMPS)/base  ## run the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer (minutes to build)
 	@scripts/env.sh asan
 	@$(BIN)/ctest --preset asan $(CTEST_ARGS)
+
+tsan: $(STAMPS)/base  ## run the C++ tests under ThreadSanitizer (minutes to build)
+	@scripts/env.sh tsan
+	@$(BIN)/ctest --preset tsan $(CTEST_ARGS)
 
 build: $(EXTENSION)  ## create .venv, install and build
 	@:
@@ -55,11 +64,11 @@ lint: $(STAMPS)/dev  ## ruff, mypy and clang-format, changing nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@find csrc bench tests python -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run -Werror
+	@find csrc bench tests examples python -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(STAMPS)/dev  ## let ruff and clang-format rewrite the sources
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
-	@find csrc bench tests python -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format -i
+	@find csrc bench tests examples python -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format -i
 
 wheel: $(STAMPS)/base  ## build dist/*.whl for every Python >= 3.10
 	@$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .
@@ -72,7 +81,8 @@ runtime-wheel-arm: $(STAMPS)/runtime  ## the same for AArch64 Linux, with zig: p
 	@SBK_RUNTIME_TARGET=aarch64-linux-gnu $(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist ./python
 
 clean:  ## remove what was built, keep .venv
-	@rm -rf build build-asan dist *.egg-info $(EXTENSION) $(STAMPS)/package $(STAMPS)/runtime python/*.egg-info python/squeezebert_runtime/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@rm -rf build build-* dist *.egg-info $(EXTENSION) $(STAMPS)/package $(STAMPS)/runtime python/*.egg-info \
+	  python/squeezebert_runtime/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
 distclean: clean  ## remove .venv too
 	@rm -rf $(VENV)
@@ -84,6 +94,10 @@ $(STAMPS)/base: pyproject.toml scripts/env.sh
 $(STAMPS)/test: $(STAMPS)/base
 	@scripts/env.sh test
 	@touch $@
+
+$(STAMPS)/arm: pyproject.toml scripts/env.sh
+	@scripts/env.sh arm-tools
+	@mkdir -p $(@D) && touch $@
 
 $(STAMPS)/bench: $(STAMPS)/base
 	@scripts/env.sh bench

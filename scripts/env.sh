@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
 # Steps behind the Makefile: one line per step, output in build/logs/, one line when something is missing or fails.
 #
+<<<<<<< HEAD
 #   scripts/env.sh base | test | bench | dev | build STAMP | runtime | cpp-tests | asan
+=======
+#   scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan | tsan | arm-tools | arm | arm-tests
+>>>>>>> arm-model
 #
-# Environment: VENV, PYTHON, TORCH (requirement), TORCH_INDEX_URL (e.g. a CPU-only index), CXX.
+# Environment: VENV, PYTHON, TORCH (requirement), TORCH_INDEX_URL (e.g. a CPU-only index), CXX, CTEST_ARGS;
+# SBK_REQUIRE_ARM=1: tests for AArch64 that cannot run are a failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -156,6 +161,51 @@ find_compiler() {
   die "no C++ compiler found${CXX:+ as CXX=$CXX}; install GCC >= 11 or clang >= 14 (Debian, Ubuntu: apt install g++) or set CXX"
 }
 
+# preset NAME MESSAGE: configures and builds.
+preset() {
+  find_compiler
+  PATH=$PWD/$VENV/bin:$PATH
+  step "configuring the C++ tests $2" "$1-configure" cmake --preset "$1"
+  step "building the C++ tests $2" "$1-build" cmake --build --preset "$1"
+}
+
+# arm_build TESTS: the library for AArch64 in build/arm, with its C++ tests if TESTS is ON. zig is the compiler: none of
+# the system's is needed.
+ARM_PREFIX=dist/arm-linux-aarch64
+arm_build() {
+  local bin what="the library for AArch64"
+  bin=$(cd "$VENV/bin" && pwd)
+  PATH=$bin:$PATH
+  if [ "$1" = ON ]; then what="$what and its tests"; fi
+  step "configuring $what" arm-configure env PYTHON="$bin/python" cmake -S . -B build/arm -G Ninja \
+    --toolchain cmake/toolchains/linux-aarch64-musl.cmake -DCMAKE_BUILD_TYPE=Release -DSBK_BUILD_TESTS="$1"
+  step "building $what" arm-build cmake --build build/arm
+}
+
+# Whether programs for AArch64 run here: by themselves, or by an emulator that is there or can be installed.
+find_emulator() {
+  case $(uname -m) in aarch64 | arm64) return ;; esac
+  if command -v qemu-aarch64 >/dev/null 2>&1 || command -v qemu-aarch64-static >/dev/null 2>&1; then return; fi
+  [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1 || return 1
+  (step "installing qemu-user" qemu sh -c 'apt-get install -y qemu-user || { apt-get update && apt-get install -y qemu-user; }') ||
+    return 1
+  command -v qemu-aarch64 >/dev/null 2>&1
+}
+
+arm_tests() {
+  local filter=()
+  if find_emulator; then
+    read -r -a filter <<<"${CTEST_ARGS:-}"
+    # A filter for the tests of this machine may leave none of these.
+    if [ ${#filter[@]} -eq 0 ]; then filter=(--no-tests=error); fi
+    PATH=$PWD/$VENV/bin:$PATH ctest --test-dir build/arm --output-on-failure -j "$(getconf _NPROCESSORS_ONLN)" "${filter[@]}"
+    return
+  fi
+  local message="the tests for AArch64 were built but NOT run: they need qemu-aarch64 (Debian, Ubuntu: apt install qemu-user)"
+  if [ "${SBK_REQUIRE_ARM:-0}" = 1 ]; then die "$message"; fi
+  printf '%s\n' "$message"
+}
+
 case ${1:-} in
   base) install_base ;;
   test) install "installing test tools" test-tools test ;;
@@ -184,11 +234,24 @@ case ${1:-} in
     step "configuring the C++ tests" cpp-configure cmake -S . -B build/cmake -G Ninja -DSBK_BUILD_TESTS=ON
     step "building the C++ tests" cpp-build cmake --build build/cmake
     ;;
-  asan)
-    find_compiler
-    PATH=$PWD/$VENV/bin:$PATH
-    step "configuring the C++ tests with sanitizers" asan-configure cmake --preset asan
-    step "building the C++ tests with sanitizers" asan-build cmake --build --preset asan
+  asan) preset asan "with AddressSanitizer" ;;
+  tsan) preset tsan "with ThreadSanitizer" ;;
+  arm-tools)
+    make_venv
+    install "installing what builds for AArch64 (zig)" arm-tools arm
     ;;
+<<<<<<< HEAD
   *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | runtime | cpp-tests | asan" ;;
+=======
+  arm)
+    arm_build OFF
+    step "installing it into $ARM_PREFIX" arm-install cmake --install build/arm --prefix "$ARM_PREFIX"
+    ;;
+  arm-build-tests)
+    find_emulator || true # configuring finds out how tests are run
+    arm_build ON
+    ;;
+  arm-tests) arm_tests ;;
+  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan | tsan | arm-tools | arm | arm-build-tests | arm-tests" ;;
+>>>>>>> arm-model
 esac

@@ -1,7 +1,7 @@
 """What a BERT tokenizer does with each code point, asked of the `tokenizers` library that is installed.
 
-No Unicode data is written down here: normalizers and pre-tokenizers are given every code point, and their answers become
-the tables that csrc/model/tokenizer_data.h describes. What the C++ tokenizer does is thus what this library does.
+No Unicode data is written down here: normalizers and pre-tokenizers are given every code point, and their answers
+become the tables that csrc/model/tokenizer_data.h describes. What the C++ tokenizer does is what this library does.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _elements(characters: Sequence[str], settings: Settings) -> dict[str, list[i
     return found
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def build(settings: Settings) -> Tables:
     """The tables of `settings`, from answers of the installed library.
 

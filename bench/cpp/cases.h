@@ -5,6 +5,7 @@
 //   layer_norm ROWSxN
 //   transpose ROWSxCOLS
 //   attention ROWSxKEYSxD [mask]                                  one head; fp32, and what the tier has beside it
+//   layer TOKENSxCHANNELSxHIDDEN gG                               a whole encoder layer (layer.h)
 #pragma once
 #include <cstdint>
 #include <memory>

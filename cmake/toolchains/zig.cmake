@@ -1,14 +1,14 @@
 # Makes zig the compiler for SBK_ZIG_TARGET. See linux-aarch64-musl.cmake.
 list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES SBK_ZIG SBK_ZIG_TOOLS)
 
-if(NOT SBK_ZIG)
+if(NOT EXISTS "${SBK_ZIG}")
   set(pythons "$ENV{PYTHON}" "${CMAKE_CURRENT_LIST_DIR}/../../.venv/bin/python" python3)
   foreach(python IN LISTS pythons)
     execute_process(
       COMMAND ${python} -c "import os, ziglang; print(os.path.join(os.path.dirname(ziglang.__file__), 'zig'))"
       OUTPUT_VARIABLE found OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE status)
     if(status EQUAL 0 AND EXISTS "${found}")
-      set(SBK_ZIG "${found}" CACHE FILEPATH "The zig executable")
+      set(SBK_ZIG "${found}" CACHE FILEPATH "The zig executable" FORCE)
       break()
     endif()
   endforeach()
@@ -37,5 +37,8 @@ set(CMAKE_RANLIB ${SBK_ZIG_TOOLS}/zig-ranlib CACHE FILEPATH "" FORCE)
 # zig has libraries and headers of its own; nothing of the host's.
 set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
 set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+# zig alone adds debug information unless told not to; a build type that wants it says so later on the line.
+set(CMAKE_C_FLAGS_INIT "-g0")
+set(CMAKE_CXX_FLAGS_INIT "-g0")
 # Its linker front end knows no --dependency-file.
 set(CMAKE_LINK_DEPENDS_USE_LINKER FALSE)

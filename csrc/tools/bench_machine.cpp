@@ -187,8 +187,9 @@ std::string list_text(const std::vector<int>& cpus) {
   for (size_t i = 0; i < cpus.size();) {
     size_t last = i;
     while (last + 1 < cpus.size() && cpus[last + 1] == cpus[last] + 1) last++;
-    text += (text.empty() ? "" : ",") + std::to_string(cpus[i]);
-    if (last > i) text += "-" + std::to_string(cpus[last]);
+    if (!text.empty()) text += ',';
+    text += std::to_string(cpus[i]);
+    if (last > i) text.append("-").append(std::to_string(cpus[last]));
     i = last + 1;
   }
   return text;

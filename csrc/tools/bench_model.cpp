@@ -38,11 +38,13 @@ struct TensorSpec {
 std::vector<TensorSpec> tensors() {
   std::vector<TensorSpec> all;
   const auto weight = [&](const std::string& name, int64_t rows, int64_t columns, const char* more) {
-    const std::string shape = "[" + std::to_string(rows) + "," + std::to_string(columns) + more + "]";
-    all.push_back({name + ".weight", shape, rows * columns, 0.0f, 0.035f});  // about BERT's initial deviation of 0.02
+    std::string shape("[");
+    shape.append(std::to_string(rows)).append(",").append(std::to_string(columns)).append(more).append("]");
+    all.push_back(
+        {name + ".weight", std::move(shape), rows * columns, 0.0f, 0.035f});  // about BERT's initial deviation of 0.02
   };
   const auto vector = [&](const std::string& name, int64_t n, float middle) {
-    all.push_back({name, "[" + std::to_string(n) + "]", n, middle, 0.02f});
+    all.push_back({name, std::string("[").append(std::to_string(n)).append("]"), n, middle, 0.02f});
   };
   const auto norm = [&](const std::string& name) {
     vector(name + ".weight", kHidden, 1.0f), vector(name + ".bias", kHidden, 0.0f);

@@ -23,8 +23,9 @@ namespace {
 
 Tokens tokenize_one_or_two(const Session& session, const Texts& texts) {
   if (texts.empty() || texts.size() > 2) throw UsageError("this model takes one text, or two as a pair");
+  // An empty second text is no pair to transformers.
   const std::string_view pair = texts.size() == 2 ? std::string_view(texts[1]) : std::string_view();
-  return session.tokenize_noting(texts[0], texts.size() == 2 ? &pair : nullptr);
+  return session.tokenize_noting(texts[0], pair.empty() ? nullptr : &pair);
 }
 
 std::string_view slice(const Texts& texts, const Tokens& t, size_t first, size_t last) {

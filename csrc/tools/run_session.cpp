@@ -56,7 +56,7 @@ std::string Session::token_text(int32_t id) const {
   for (const char* name : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}) {
     if (sbk_token_id(model_.get(), name) == id) return name;
   }
-  return "#" + std::to_string(id);
+  return std::string("#").append(std::to_string(id));
 }
 
 int32_t Session::require_token(const char* token) const {

@@ -1,8 +1,6 @@
 // sbk-run: a .sbk model on texts, by its head, over the C interface alone.
 #include <cstdio>
 #include <cstdlib>
-#include <iostream>
-#include <iterator>
 
 #include "tools/run_answers.h"
 
@@ -39,11 +37,21 @@ constexpr const char* kUsage =
     "  --version, --help\n"
     "Exit status: 0, 1 for failures, 2 for arguments that make no sense.\n";
 
-std::string read_all() { return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()}; }
+// The next line of the standard input without its end; false behind the last.
+bool read_line(std::string* line) {
+  line->clear();
+  int c;
+  while ((c = std::getc(stdin)) != EOF && c != '\n') *line += static_cast<char>(c);
+  if (std::ferror(stdin)) throw std::runtime_error("cannot read the standard input");
+  if (line->ends_with('\r')) line->pop_back();
+  return c != EOF || !line->empty();
+}
 
-// Without its line end.
+// All of it, without the last line's end.
 std::string read_text() {
-  std::string text = read_all();
+  std::string text;
+  for (int c; (c = std::getc(stdin)) != EOF;) text += static_cast<char>(c);
+  if (std::ferror(stdin)) throw std::runtime_error("cannot read the standard input");
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();
   return text;
@@ -65,8 +73,7 @@ void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), s
 
 void answer_lines(const Session& session) {
   std::string line;
-  for (int64_t number = 1; std::getline(std::cin, line); number++) {
-    if (line.ends_with('\r')) line.pop_back();
+  for (int64_t number = 1; read_line(&line); number++) {
     const std::string where = "line " + std::to_string(number) + ": ";
     std::string said;
     try {

@@ -41,4 +41,12 @@ TEST(sbk_isa_is_obeyed) {
   for (const sbk::KernelTable* t : sbk::available_tables()) CHECK(error.find(t->isa) != std::string::npos);
 }
 
+// Where the CPU is known (an emulator plays it), so is what must come of it: a tier, or "none" for an error.
+TEST(the_expected_tier_is_chosen) {
+  const char* expected = std::getenv("SBK_EXPECT_ISA");
+  if (expected == nullptr) return;
+  const sbk::KernelTable* chosen = sbk::active_table();
+  CHECK_EQ(std::string(chosen == nullptr ? "none" : chosen->isa), std::string(expected));
+}
+
 }  // namespace
