@@ -16,16 +16,16 @@ EXTENSION := squeezebert_kernels/_C.abi3.so
 CXX_SOURCES := CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test arm asan tsan bench guard build doctor lint format wheel clean distclean
+.PHONY: help demo test arm asan tsan bench guard build runtime doctor lint format wheel runtime-wheel runtime-wheel-arm clean distclean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON, VENV, CXX, TORCH (default $(TORCH)), TORCH_INDEX_URL, DEMO_ARGS, BENCH_ARGS, PYTEST_ARGS, CTEST_ARGS"
 
 demo: build  ## run the main job: semantic search on MiniLM, SqueezeBERT side by side with stock transformers
 	@$(BIN)/squeezebert-kernels demo $(DEMO_ARGS)
 
-test: build $(STAMPS)/test $(STAMPS)/arm  ## run pytest and ctest, and ctest for AArch64 under qemu-user
+test: build runtime $(STAMPS)/test $(STAMPS)/arm  ## run pytest and ctest, and ctest for AArch64 under qemu-user
 	@scripts/env.sh cpp-tests
 	@scripts/env.sh arm-build-tests
 	@status=0; \
@@ -54,6 +54,9 @@ tsan: $(STAMPS)/base  ## run the C++ tests under ThreadSanitizer (minutes to bui
 build: $(EXTENSION)  ## create .venv, install and build
 	@:
 
+runtime: $(STAMPS)/runtime  ## build squeezebert_runtime, for Python without torch, in python/
+	@:
+
 doctor: build  ## check this machine and this build
 	@$(BIN)/squeezebert-kernels doctor
 
@@ -61,17 +64,25 @@ lint: $(STAMPS)/dev  ## ruff, mypy and clang-format, changing nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@find csrc bench tests examples -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run -Werror
+	@find csrc bench tests examples python -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(STAMPS)/dev  ## let ruff and clang-format rewrite the sources
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
-	@find csrc bench tests examples -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format -i
+	@find csrc bench tests examples python -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format -i
 
 wheel: $(STAMPS)/base  ## build dist/*.whl for every Python >= 3.10
 	@$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .
 
+runtime-wheel: $(STAMPS)/runtime  ## build dist/squeezebert_runtime-*.whl for this Python
+	@$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist ./python
+
+runtime-wheel-arm: $(STAMPS)/runtime  ## the same for AArch64 Linux, with zig: python/README.md
+	@$(BIN)/python -m pip install --disable-pip-version-check -q ziglang
+	@SBK_RUNTIME_TARGET=aarch64-linux-gnu $(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist ./python
+
 clean:  ## remove what was built, keep .venv
-	@rm -rf build build-* dist *.egg-info $(EXTENSION) $(STAMPS)/package .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@rm -rf build build-* dist *.egg-info $(EXTENSION) $(STAMPS)/package $(STAMPS)/runtime python/*.egg-info \
+	  python/squeezebert_runtime/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
 distclean: clean  ## remove .venv too
 	@rm -rf $(VENV)
@@ -94,6 +105,11 @@ $(STAMPS)/bench: $(STAMPS)/base
 
 $(STAMPS)/dev: $(STAMPS)/base
 	@scripts/env.sh dev
+	@touch $@
+
+# Shares the C++ objects of the package's own extension.
+$(STAMPS)/runtime: $(CXX_SOURCES) $(wildcard python/*.*) $(EXTENSION)
+	@scripts/env.sh runtime
 	@touch $@
 
 $(EXTENSION): $(CXX_SOURCES) pyproject.toml setup.py $(STAMPS)/base

@@ -1,5 +1,5 @@
-// squeezebert_runtime._native: the C interface for Python, over NumPy arrays whose types and shapes model.py has checked.
-// Only the public header of the library is used.
+// squeezebert_runtime._native: the C interface for Python, over NumPy arrays whose types and shapes model.py has
+// checked. Only the public header of the library is used.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -24,10 +24,11 @@ using Floats = py::array_t<float, py::array::c_style>;
 void check(sbk_status status) {
   if (status == SBK_OK) return;
   std::string message = sbk_last_error();
-  constexpr std::pair<const char*, const char*> names[] = {{"input->token_ids", "ids"}, {"input->", ""}, {"output->", ""},
-                                                           {"options->", ""},           {"text->", ""}};
+  constexpr std::pair<const char*, const char*> names[] = {
+      {"input->token_ids", "ids"}, {"input->", ""}, {"output->", ""}, {"options->", ""}, {"text->", ""}};
   for (const auto& [from, to] : names) {
-    for (std::size_t at; (at = message.find(from)) != std::string::npos;) message.replace(at, std::string(from).size(), to);
+    for (std::size_t at; (at = message.find(from)) != std::string::npos;)
+      message.replace(at, std::string(from).size(), to);
   }
   PyObject* type = PyExc_ValueError;
   if (status == SBK_IO_ERROR) type = PyExc_OSError;
@@ -86,8 +87,8 @@ class Model {
   std::vector<py::str> labels() const {
     std::vector<py::str> labels;
     for (int32_t i = 0; const char* label = sbk_model_label(model_.get(), i); i++) {
-      labels.push_back(py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
-          label, static_cast<Py_ssize_t>(std::char_traits<char>::length(label)), "replace")));
+      labels.push_back(py::reinterpret_steal<py::str>(
+          PyUnicode_DecodeUTF8(label, static_cast<Py_ssize_t>(std::char_traits<char>::length(label)), "replace")));
     }
     return labels;
   }
@@ -131,8 +132,7 @@ class Model {
     const auto most = static_cast<std::size_t>(info.max_length);
     std::vector<int32_t> ids(most), types(most);
     std::vector<int64_t> begin(most), end(most);
-    const sbk_tokens out{sizeof out,   static_cast<int32_t>(most), ids.data(), types.data(),
-                         begin.data(), end.data()};
+    const sbk_tokens out{sizeof out, static_cast<int32_t>(most), ids.data(), types.data(), begin.data(), end.data()};
     int32_t count = 0;
     sbk_status status = SBK_OK;
     {
@@ -214,9 +214,9 @@ class Model {
 PYBIND11_MODULE(_native, m) {
   m.doc() = "The C interface of squeezebert_kernels.";
   py::class_<Model>(m, "Model")
-      .def(py::init<const std::string&, int, int, const std::optional<std::string>&, bool, int, bool>(), py::arg("path"),
-           py::arg("dtype"), py::arg("head"), py::arg("isa").none(true), py::arg("verify"), py::arg("threads"),
-           py::arg("pin"))
+      .def(py::init<const std::string&, int, int, const std::optional<std::string>&, bool, int, bool>(),
+           py::arg("path"), py::arg("dtype"), py::arg("head"), py::arg("isa").none(true), py::arg("verify"),
+           py::arg("threads"), py::arg("pin"))
       .def_property_readonly("threads", &Model::threads)
       .def("info", &Model::info)
       .def("labels", &Model::labels)

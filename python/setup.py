@@ -1,4 +1,4 @@
-"""Builds the wheel of squeezebert_runtime. CMake is the only build truth: this file runs it and lists no sources or flags.
+"""Builds the wheel of squeezebert_runtime. CMake is the only build truth: this file lists no sources or flags.
 
 Run it from a checkout of the whole repository: the library's sources are beside this folder. Environment:
 
@@ -92,5 +92,9 @@ if TARGET and TARGET not in PLATFORMS:
 setup(
     ext_modules=[Extension("squeezebert_runtime._native", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
-    options={"bdist_wheel": {"plat_name": PLATFORMS[TARGET]}} if TARGET else {},
+    options={
+        # Not one folder for several targets: a wheel takes everything that lies in it.
+        "build": {"build_base": str(BUILD_DIR / "setuptools")},
+        **({"bdist_wheel": {"plat_name": PLATFORMS[TARGET]}} if TARGET else {}),
+    },
 )

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Steps behind the Makefile: one line per step, output in build/logs/, one line when something is missing or fails.
 #
-#   scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan | tsan | arm-tools | arm | arm-build-tests | arm-tests
+#   scripts/env.sh base | test | bench | dev | build STAMP | runtime | cpp-tests | asan | tsan
+#   scripts/env.sh arm-tools | arm | arm-build-tests | arm-tests
 #
 # Environment: VENV, PYTHON, TORCH (requirement), TORCH_INDEX_URL (e.g. a CPU-only index), CXX, CTEST_ARGS;
 # SBK_REQUIRE_ARM=1: tests for AArch64 that cannot run are a failure.
@@ -218,6 +219,12 @@ case ${1:-} in
       touch "$stamp"
     fi
     ;;
+  runtime) # in place, in the build folder of the extension
+    find_compiler
+    install "installing build tools of squeezebert_runtime" runtime-tools runtime
+    build_runtime() (cd python && SBK_RUNTIME_BUILD_DIR=../build/cmake "$OLDPWD/$PY" setup.py -q build_ext --inplace)
+    step "building squeezebert_runtime ($CXX)" runtime build_runtime
+    ;;
   cpp-tests)
     find_compiler
     PATH=$PWD/$VENV/bin:$PATH
@@ -239,5 +246,5 @@ case ${1:-} in
     arm_build ON
     ;;
   arm-tests) arm_tests ;;
-  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan | tsan | arm-tools | arm | arm-build-tests | arm-tests" ;;
+  *) die "usage: see the first lines of scripts/env.sh" ;;
 esac

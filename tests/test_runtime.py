@@ -34,17 +34,17 @@ NAMES = [
     "SqueezeBertForTokenClassification", "SqueezeBertForQuestionAnswering", "SqueezeBertForMultipleChoice",
     "BertModel", "BertForMaskedLM",
 ]  # fmt: skip
-# Largest error as a share of the largest output. Less than float32: half an ulp of the dtype for every rounding of an
-# input or a weight; errors of a layer's some 6 convolutions add up as a random walk and LayerNorm keeps their share.
-HALF_ULP = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "int8": 1 / 254}
-STEPS = 8 * math.sqrt(6)
+# The largest error that one rounding to a dtype makes, as a share of the largest value; on ARM float16 rounds sums of
+# up to 192 products, too, some 4 times as much as their inputs.
+ROUNDING = {"float16": 4 * 2.0**-12, "bfloat16": 2.0**-9, "int8": 0.5 / 127}
 
 
 def tolerance(dtype, layers, reference):
-    largest = float(np.abs(reference).max())
+    """A layer is 6 convolutions of rounded inputs with rounded weights; 12 errors a layer add up as a random walk, and
+    LayerNorm keeps their share of the largest value. In float32 sums of k products count: 768 and 3072 of them."""
     if dtype == "float32":
-        return 2e-5
-    return HALF_ULP[dtype] * STEPS * math.sqrt(layers / 3) * max(largest, 1.0)
+        return 2e-5  # 2^-24 sqrt(12 layers * 6 * 50) * 5 is 1.8e-5: 50 for a sum in several chains
+    return ROUNDING[dtype] * math.sqrt(12 * layers) * max(float(np.abs(reference).max()), 1.0)
 
 
 def make(name, **fields):
@@ -162,7 +162,8 @@ def test_a_model_of_the_usual_size(exported, name):
     theirs, file = exported(name, **fields)
     ids, types, lengths = batch_for(theirs, 2, 64)
     mask = mask_of(lengths, 64)
-    print(compare(runtime.Model(file)(ids, types, lengths=lengths), expected(theirs, ids, types, mask), mask, layers=12))
+    got = runtime.Model(file)(ids, types, lengths=lengths)
+    print(f"{name}, 12 layers: {compare(got, expected(theirs, ids, types, mask), mask, layers=12):.1e}")
 
 
 @pytest.mark.parametrize("change", [{}, {"hidden_act": "relu"}, {"hidden_act": "gelu_new"}, {"num_attention_heads": 1}])
@@ -226,15 +227,18 @@ def test_files_for_other_cpus_are_packed_again(exported, dtype, tier):
 
 @pytest.mark.parametrize("name", ["SqueezeBertModel", "BertModel"])
 def test_int8_is_that_of_the_torch_package(exported, name):
-    """The same kernels on the same numbers: not a bit differs in hidden states."""
+    """The same kernels and weights; embeddings are added and normalised by torch there, so float32 rounds differently.
+    Such a difference can move an input to the next of 255 steps, no more."""
     theirs, file = exported(name, "int8")
     ids, types, _ = batch_for(theirs)
     optimized = sbk.optimize(copy.deepcopy(theirs), quantization="int8", free_original=True)
     with torch.no_grad():
         want = optimized(input_ids=torch.from_numpy(ids).long(), token_type_ids=torch.from_numpy(types).long())
     got = runtime.Model(file)(ids, types)
-    print(np.abs(got.hidden_states - want.last_hidden_state.numpy()).max())
-    np.testing.assert_allclose(got.hidden_states, want.last_hidden_state.numpy(), rtol=0, atol=2e-2)
+    difference = np.abs(got.hidden_states - want.last_hidden_state.numpy())
+    print(f"int8 beside the torch package: {difference.max():.1e}, median {np.median(difference):.1e}")
+    assert np.median(difference) <= 1e-5
+    assert difference.max() <= tolerance("int8", 1, got.hidden_states)
 
 
 def test_logits_of_some_tokens(exported):
@@ -397,9 +401,7 @@ def test_minilm_text(minilm):
         for pair in (None, "Wie geht's — 北京?"):
             for max_length in (None, 7, 12):
                 got = model.tokenize(text, pair, max_length=max_length)
-                want = tokenizer(
-                    text, pair, truncation=True, max_length=max_length or 512, return_offsets_mapping=True
-                )
+                want = tokenizer(text, pair, truncation=True, max_length=max_length or 512, return_offsets_mapping=True)
                 assert got.ids.tolist() == want["input_ids"]
                 assert got.token_type_ids.tolist() == want["token_type_ids"]
                 assert got.offsets.tolist() == [list(span) for span in want["offset_mapping"]]
@@ -411,7 +413,9 @@ def test_minilm_text(minilm):
         (lambda: model.tokenize("a " * 600, truncation=False), ValueError, "max_length"),
         (lambda: model.tokenize("a", max_length=513), ValueError, "max_length must be from 1 to 512, got 513"),
         (lambda: model.tokenize("a", max_length=1), ValueError, "max_length"),
-        (lambda: model.tokenize(3), TypeError, "tokenize"),
+        (lambda: model.tokenize(3), TypeError, "text must be a str, got int"),
+        (lambda: model.tokenize("a", b"b"), TypeError, "pair must be a str, got bytes"),
+        (lambda: model.tokenize("\ud800"), ValueError, "surrogates not allowed"),
         (lambda: model.encode_batch("text"), TypeError, "texts must be a sequence of texts, got one string"),
         (lambda: model.encode_batch([]), ValueError, "texts is empty"),
         (lambda: model.decode([[1]]), ValueError, r"ids must have the shape \[any\]"),

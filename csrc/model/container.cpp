@@ -15,7 +15,8 @@ uint64_t round_up(uint64_t n) { return (n + kAlignment - 1) / kAlignment * kAlig
 uint64_t mix(uint64_t h, uint64_t word) { return std::rotl((h ^ word) * 0x9e3779b97f4a7c15u, 31); }
 
 // Over the header, with its own field 0, and the entries.
-uint64_t header_checksum(FileHeader header, const SectionEntry* entries) {
+uint64_t header_checksum(const FileHeader& found, const SectionEntry* entries) {
+  FileHeader header = found;
   header.checksum = 0;
   return mix(checksum(&header, sizeof header), checksum(entries, header.sections * sizeof(SectionEntry)));
 }

@@ -6,7 +6,8 @@
     ids, token_type_ids, lengths = model.encode_batch(["a film worth seeing", "a waste of an evening"])
     model(ids, token_type_ids, lengths=lengths).logits
 
-A model is a ``.sbk`` file of ``squeezebert-kernels export``, or a folder with ``config.json`` and ``model.safetensors``.
+A model is a ``.sbk`` file of ``squeezebert-kernels export``, or a folder with ``config.json`` and
+``model.safetensors``.
 """
 
 from __future__ import annotations

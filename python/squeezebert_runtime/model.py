@@ -50,7 +50,7 @@ class Info:
 class Output(NamedTuple):
     """Float32 arrays; None where an output was not asked for."""
 
-    hidden_states: NDArray[np.float32] | None  #: [batch, length, hidden_size] of the last layer; 0 where there is padding
+    hidden_states: NDArray[np.float32] | None  #: [batch, length, hidden_size] of the last layer; 0: padding
     pooled: NDArray[np.float32] | None  #: [batch, hidden_size]: tanh(pooler(first token))
     logits: NDArray[np.float32] | None
     """[batch, num_labels] for sequence classification, [batch] for multiple choice (a row is a question with one of its
@@ -75,6 +75,8 @@ def _int32(name: str, value: ArrayLike, shape: tuple[int | None, ...], booleans:
     if array.ndim != len(shape) or any(want not in (None, size) for want, size in zip(shape, array.shape, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name} must have the shape [{wanted}], got {list(array.shape)}")
+    if array.size == 0 and array.dtype.kind == "f":
+        array = array.astype(np.int32)  # an empty list
     if array.dtype.kind not in ("iub" if booleans else "iu"):
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     if array.dtype != np.int32:
@@ -86,11 +88,11 @@ def _int32(name: str, value: ArrayLike, shape: tuple[int | None, ...], booleans:
     return np.ascontiguousarray(array)
 
 
-def _characters(text: str, spans: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Byte offsets in the UTF-8 of `text` as character offsets."""
+def _characters(text: bytes, spans: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Byte offsets in UTF-8 as character offsets."""
     if text.isascii():
         return spans
-    starts = (np.frombuffer(text.encode(), np.uint8) & 0xC0) != 0x80
+    starts = (np.frombuffer(text, np.uint8) & 0xC0) != 0x80
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(starts, dtype=np.int64)])
     return before[spans]
 
@@ -138,7 +140,7 @@ class Model:
         if not 0 <= threads <= 4096:
             raise ValueError(f"threads must be from 0 to 4096, got {threads}")
         self._native = _native.Model(
-            os.fspath(path), DTYPES[dtype] if dtype else 0, HEADS[head] if head else 0, isa, verify, threads, pin
+            os.fsencode(path), DTYPES[dtype] if dtype else 0, HEADS[head] if head else 0, isa, verify, threads, pin
         )
         raw: dict[str, Any] = self._native.info()
         raw["dtype"] = next(name for name, number in DTYPES.items() if number == raw["dtype"])
@@ -244,14 +246,20 @@ class Model:
             truncation: False: text that is too long is a ValueError.
 
         Raises:
-            ValueError: the model has no tokenizer; max_length is impossible; text is too long.
+            TypeError: text or pair is no str.
+            ValueError: the model has no tokenizer; max_length is impossible; text is too long, or has half a surrogate
+                pair.
         """
         if max_length is not None and not 1 <= max_length <= self.info.max_length:
             raise ValueError(f"max_length must be from 1 to {self.info.max_length}, got {max_length}")
-        ids, types, spans = self._native.tokenize(text, pair, max_length or 0, truncation)
-        offsets = _characters(text, np.where(types[:, None] == 0, spans, 0))
-        if pair is not None:
-            of_pair = _characters(pair, np.where(types[:, None] == 1, spans, 0))
+        for name, value in (("text", text), ("pair", pair)):
+            if not isinstance(value, str) and not (value is None and name == "pair"):
+                raise TypeError(f"{name} must be a str, got {type(value).__name__}")
+        first, second = text.encode(), None if pair is None else pair.encode()
+        ids, types, spans = self._native.tokenize(first, second, max_length or 0, truncation)
+        offsets = _characters(first, np.where(types[:, None] == 0, spans, 0))
+        if second is not None:
+            of_pair = _characters(second, np.where(types[:, None] == 1, spans, 0))
             offsets = np.where(types[:, None] == 1, of_pair, offsets)
         return Tokens(ids, types, offsets)
 
@@ -268,9 +276,7 @@ class Model:
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of texts, got one string")
-        rows = [
-            self.tokenize(*((text,) if isinstance(text, str) else text), max_length=max_length) for text in texts
-        ]
+        rows = [self.tokenize(*((text,) if isinstance(text, str) else text), max_length=max_length) for text in texts]
         if not rows:
             raise ValueError("texts is empty")
         lengths = np.array([row.ids.size for row in rows], np.int32)

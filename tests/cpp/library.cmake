@@ -6,6 +6,8 @@ foreach(topic IN ITEMS capi capi_run load_errors)
   list(APPEND topics ${topic})
 endforeach()
 
+target_compile_definitions(capi_test PRIVATE "SBK_VERSION=\"${PROJECT_VERSION}\"")
+
 enable_language(C)
 add_executable(capi_header capi_header.c)
 set_target_properties(capi_header PROPERTIES C_STANDARD 99 C_EXTENSIONS OFF LINKER_LANGUAGE CXX)
