@@ -342,7 +342,7 @@ def test_bad_files_and_options(exported, tmp_path):
 
 
 def test_module_functions(exported):
-    assert runtime.version() == runtime.__version__ == "0.1.0"
+    assert runtime.version() == runtime.__version__ == sbk.__version__
     assert runtime.isas()[0] == "scalar"
     assert runtime.active_isa() in runtime.isas()
     assert runtime.big_cores()
