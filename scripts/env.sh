@@ -1,11 +1,8 @@
 #!/usr/bin/env bash
 # Steps behind the Makefile: one line per step, output in build/logs/, one line when something is missing or fails.
 #
-<<<<<<< HEAD
-#   scripts/env.sh base | test | bench | dev | build STAMP | runtime | cpp-tests | asan
-=======
-#   scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan | tsan | arm-tools | arm | arm-tests
->>>>>>> arm-model
+#   scripts/env.sh base | test | bench | dev | build STAMP | runtime | cpp-tests | asan | tsan
+#   scripts/env.sh arm-tools | arm | arm-build-tests | arm-tests
 #
 # Environment: VENV, PYTHON, TORCH (requirement), TORCH_INDEX_URL (e.g. a CPU-only index), CXX, CTEST_ARGS;
 # SBK_REQUIRE_ARM=1: tests for AArch64 that cannot run are a failure.
@@ -240,9 +237,6 @@ case ${1:-} in
     make_venv
     install "installing what builds for AArch64 (zig)" arm-tools arm
     ;;
-<<<<<<< HEAD
-  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | runtime | cpp-tests | asan" ;;
-=======
   arm)
     arm_build OFF
     step "installing it into $ARM_PREFIX" arm-install cmake --install build/arm --prefix "$ARM_PREFIX"
@@ -252,6 +246,5 @@ case ${1:-} in
     arm_build ON
     ;;
   arm-tests) arm_tests ;;
-  *) die "usage: scripts/env.sh base | test | bench | dev | build STAMP | cpp-tests | asan | tsan | arm-tools | arm | arm-build-tests | arm-tests" ;;
->>>>>>> arm-model
+  *) die "usage: see the first lines of scripts/env.sh" ;;
 esac

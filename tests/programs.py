@@ -1,10 +1,14 @@
-"""sbk-run and sbk-bench for tests: found through SBK_PROGRAMS, a folder, or else built."""
+"""sbk-run and sbk-bench for tests: found through SBK_PROGRAMS, a folder, or else built.
+
+SBK_EMULATOR is what to run those of another machine with, e.g. "qemu-aarch64 -cpu cortex-a76".
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,9 +42,11 @@ def _build(*targets: str) -> Path:
 
 
 @functools.cache
-def program(name: str) -> str:
+def command(name: str) -> list[str]:
+    """The program as the beginning of a command."""
     given = os.environ.get(VARIABLE)
-    return str(Path(given) / name) if given else str(_build(name) / "bin" / name)
+    path = Path(given) / name if given else _build(name) / "bin" / name
+    return [*shlex.split(os.environ.get("SBK_EMULATOR", "")), str(path)]
 
 
 @functools.cache
@@ -53,7 +59,7 @@ def run(name: str, *arguments: str | Path, text: str | bytes = "", **environment
     """One call; its output as text, which must be UTF-8."""
     given = text.encode() if isinstance(text, str) else text
     done = subprocess.run(
-        [program(name), *map(str, arguments)],
+        [*command(name), *map(str, arguments)],
         input=given,
         capture_output=True,
         check=False,

@@ -18,7 +18,9 @@ _Z4tileILi8ELi2EEvv:
 .L2:                                   // the inner loop
     ldp     q0, q1, [x1], 32
     fmla    v2.4s, v0.4s, v1.s[0]
+#APP
     {first}
+#NO_APP
     cmp     x1, x3
     beq     .L3
     fmla    v3.4s, v0.4s, v1.s[1]
@@ -56,6 +58,7 @@ def test_loops_are_innermost_and_multiply():
     assert tile.lines[0] == "ldp q0, q1, [x1], 32"
     assert tile.lines[-1] == "bne .L2"
     assert tile.multiplies() == {"fma_fp32": 2}
+    assert len(tile.lines) == 8
     assert tile.tile() == (8, 2)
     assert other.multiplies() == {"dot_int8": 1}
     assert not tile.stack_moves()
@@ -79,7 +82,7 @@ def test_x29_is_the_stack_where_it_is_the_frame_pointer():
 
 
 def test_copies_are_counted():
-    assert loops(first="mov v5.16b, v4.16b")[0].copies() == 1
+    assert loops(first="mov v5.16b, v4.16b", second="dup v5.8h, v4.h[3]")[0].copies() == 2
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hf_models import stock
-from programs import ROOT, answer, run, shared_library
+from programs import ROOT, answer, command, run, shared_library
 from transformers import pipeline
 
 import squeezebert_kernels as sbk
@@ -384,7 +384,7 @@ def test_bad_files(classifier, exported, tmp_path):
 def test_a_full_disk_is_a_failure(classifier):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*run("sbk-run", "--version").args[:1], str(classifier[1]), "text"],
+            [*command("sbk-run"), str(classifier[1]), "text"],
             stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert done.returncode == 1
@@ -399,18 +399,10 @@ def compiled(source, folder):
     if compiler is None:
         pytest.skip("no C compiler")
     library, program = shared_library(), folder / source.stem
-    command = [
-        compiler,
-        "-std=c99",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-pedantic",
-        f"-I{ROOT / 'csrc' / 'include'}",
-        source,
-    ]
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{ROOT / 'csrc' / 'include'}"]
     subprocess.run(
-        [*command, f"-L{library}", f"-Wl,-rpath,{library}", "-lsqueezebert_kernels", "-o", program], check=True
+        [compiler, *flags, source, f"-L{library}", f"-Wl,-rpath,{library}", "-lsqueezebert_kernels", "-o", program],
+        check=True,
     )
     return program
 

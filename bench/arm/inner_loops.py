@@ -39,7 +39,7 @@ MULTIPLIES = (
     ("mla_int", re.compile(r"(mla|mls|[su]mlal2?)\s+v")),
 )
 VECTOR_MOVE = re.compile(r"(ldr|str|ldur|stur|ldp|stp)\s+[qd]\d+\b.*\[(sp|x29)\b[^\]]*\]")
-COPY = re.compile(r"mov\s+v\d+\.16b, v\d+\.16b")
+COPY = re.compile(r"(mov|dup)\s+v\d+\.\w+, v\d+\.")
 LABEL = re.compile(r"^([.\w$]+):")
 FUNCTION = re.compile(r"\.type\s+([\w.$]+), ?[@%]function")
 # GCC writes bne for b.ne.
@@ -95,6 +95,7 @@ class Loop:
         return moves
 
     def copies(self) -> int:
+        """Of registers, and of single lanes into whole ones: what multiplying by lane should need none of."""
         return sum(bool(COPY.match(line)) for line in self.lines)
 
     def tile(self) -> tuple[int, int]:
@@ -108,9 +109,9 @@ def clean(assembly: str) -> list[str]:
     lines = []
     for raw in assembly.splitlines():
         line = re.sub(r"\s+", " ", raw.split("//")[0]).strip()
-        if not line or (line.startswith(".") and not LABEL.match(line) and not line.startswith(".type")):
-            continue
-        lines.append(line)
+        directive = line.startswith(".") and not LABEL.match(line) and not line.startswith(".type")
+        if line and not directive and not line.startswith("#"):
+            lines.append(line)
     return lines
 
 

@@ -13,15 +13,31 @@ namespace {
 template <class E>
 constexpr bool sums_integers = E::chunk == 0 && !std::is_same_v<typename E::acc, typename E::Vec::f32>;
 
-// One tile of the output: rows [row, row + MR), columns [column, column + NV vectors), the last vector maybe partial.
+// A panel of the output: rows [first_row, last_row), whole tiles of them, and columns [column, column + NV vectors),
+// the last vector maybe partial.
 template <class E>
-struct ConvTileArgs {
+struct ConvPanelArgs {
   const ConvArgs& conv;
   const typename E::unit* panel;
   const int32_t* offset;  // int8: of these columns
   const float* w_scale;   // int8: of these columns
-  int64_t row, column;
-  const typename E::unit *ahead0, *ahead1;  // what this tile fetches for the next panel, where Vec::prefetches
+  int64_t first_row, last_row, column;
+};
+
+// What tile `tile` of a panel fetches for the next one: the first tiles two vectors each in every step where there are
+// few, one where there are many.
+template <class E, int NV>
+struct Ahead {
+  const typename E::unit *first = nullptr, *second = nullptr;
+
+  SBK_INLINE Ahead(const ConvArgs& p, const typename E::unit* panel, int64_t tile) {
+    if constexpr (E::Vec::prefetches) {
+      const int64_t units = (p.k + E::per - 1) / E::per, each = p.rows > (NV - 1) * E::Vec::tile_rows ? 1 : 2;
+      const auto fetched = [&](int64_t i)
+                               SBK_INLINE_LAMBDA { return i < NV ? panel + (NV + i) * E::lanes * units : panel; };
+      first = fetched(tile * each), second = each == 2 ? fetched(tile * 2 + 1) : panel;
+    }
+  }
 };
 
 template <class E>
@@ -30,12 +46,28 @@ struct ConvTile {
   static constexpr bool is_int8 = sums_integers<E>;
 
   template <int MR, int NV>
-  static void run(const ConvTileArgs<E>& t) {
+  static void run(const ConvPanelArgs<E>& t) {
+    const int64_t columns = t.conv.n - t.column < NV * V::lanes ? t.conv.n - t.column : NV * V::lanes;
+    if (columns == NV * V::lanes) {
+      for (int64_t row = t.first_row; row < t.last_row; row += MR) tile<true, MR, NV>(t, row, columns);
+    } else {
+      run_edge<MR, NV>(t, columns);
+    }
+  }
+
+ private:
+  // The last vector is partial. A function of its own, or GCC 12 has the registers of both kinds of tile in mind.
+  template <int MR, int NV>
+  static SBK_NOINLINE void run_edge(const ConvPanelArgs<E>& t, int64_t columns) {
+    for (int64_t row = t.first_row; row < t.last_row; row += MR) tile<false, MR, NV>(t, row, columns);
+  }
+
+  template <bool is_whole, int MR, int NV>
+  static SBK_INLINE void tile(const ConvPanelArgs<E>& t, int64_t row, int64_t columns) {
     using f32 = typename V::f32;
     const ConvArgs& p = t.conv;
-    const int64_t columns = p.n - t.column < NV * V::lanes ? p.n - t.column : NV * V::lanes;
     const int64_t tail = columns - (NV - 1) * V::lanes;  // columns in the last vector
-    const auto is_partial = [&](int j) SBK_INLINE_LAMBDA { return j == NV - 1 && tail < V::lanes; };
+    const auto is_partial = [&](int j) SBK_INLINE_LAMBDA { return !is_whole && j == NV - 1; };
     const auto load_bias = [&](int j) SBK_INLINE_LAMBDA {
       if (!p.bias) return V::zero();
       const float* bias = p.bias + t.column + j * V::lanes;
@@ -46,42 +78,46 @@ struct ConvTile {
     unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
       if constexpr (is_int8) {
         unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
-          acc[i][j] = E::first_acc(t.offset + j * V::lanes, p.x_quantization[t.row + i].zero);
+          acc[i][j] = E::first_acc(t.offset + j * V::lanes, p.x_quantization[row + i].zero);
         });
       } else {
         const f32 b = load_bias(j);
         unroll<MR>([&](auto i) SBK_INLINE_LAMBDA { acc[i][j] = b; });
       }
     });
-    tile_mac<E, MR, NV, V::prefetches>(acc, static_cast<const int32_t*>(p.x) + t.row * p.ldx, p.ldx, t.panel,
-                                       NV * V::lanes, (p.k + E::per - 1) / E::per, t.ahead0, t.ahead1);
+    const Ahead<E, NV> ahead(p, t.panel, row / V::tile_rows);
+    tile_mac<E, MR, NV, V::prefetches>(acc, static_cast<const int32_t*>(p.x) + row * p.ldx, p.ldx, t.panel,
+                                       NV * V::lanes, (p.k + E::per - 1) / E::per, ahead.first, ahead.second);
 
-    const float* residual = p.residual ? p.residual + t.row * p.ldr + t.column : nullptr;
-    float* y = p.y + t.row * p.ldy + t.column;
-    unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
-      f32 scale, bias;
-      if constexpr (is_int8) scale = V::load(t.w_scale + j * V::lanes), bias = load_bias(j);
-      unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
-        f32 value;
-        if constexpr (is_int8) {
-          value = V::fma(E::to_float(acc[i][j]), V::mul(scale, V::set1(p.x_quantization[t.row + i].scale)), bias);
-        } else {
-          value = acc[i][j];
-        }
-        if (residual) {
-          const float* at = residual + i * p.ldr + j * V::lanes;
-          value = V::add(value, is_partial(j) ? V::load_partial(at, tail) : V::load(at));
-        }
-        float* at = y + i * p.ldy + j * V::lanes;
-        if (is_partial(j)) {
-          V::store_partial(at, value, tail);
-        } else {
-          V::store(at, value);
-        }
+    const int64_t ldr = p.ldr, ldy = p.ldy;
+    const float* residual = p.residual ? p.residual + row * ldr + t.column : nullptr;
+    float* y = p.y + row * ldy + t.column;
+    const auto store = [&](int i, int j, f32 value) SBK_INLINE_LAMBDA {
+      if (residual) {
+        const float* at = residual + i * ldr + j * V::lanes;
+        value = V::add(value, is_partial(j) ? V::load_partial(at, tail) : V::load(at));
+      }
+      float* at = y + i * ldy + j * V::lanes;
+      if (is_partial(j)) {
+        V::store_partial(at, value, tail);
+      } else {
+        V::store(at, value);
+      }
+    };
+    if constexpr (is_int8) {
+      unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
+        const f32 scale = V::load(t.w_scale + j * V::lanes), bias = load_bias(j);
+        unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
+          const f32 row_scale = V::set1(p.x_quantization[row + i].scale);
+          store(i, j, V::fma(E::to_float(acc[i][j]), V::mul(scale, row_scale), bias));
+        });
       });
-    });
+    } else {
+      unroll<MR>([&](auto i)
+                     SBK_INLINE_LAMBDA { unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { store(i, j, acc[i][j]); }); });
+    }
     // From L1, where the tile still is: in registers the accumulators would leave no room for the constants.
-    activate<V>(y, p.ldy, MR, columns, p.activation);
+    activate<V>(y, ldy, MR, columns, p.activation);
   }
 };
 
@@ -92,35 +128,52 @@ struct ChunkedConvTile {
   using V = typename E::Vec;
 
   template <int MR, int NV>
-  static void run(const ConvTileArgs<E>& t) {
+  static void run(const ConvPanelArgs<E>& t) {
+    const int64_t columns = t.conv.n - t.column < NV * E::lanes ? t.conv.n - t.column : NV * E::lanes;
+    if (columns == NV * E::lanes) {
+      for (int64_t row = t.first_row; row < t.last_row; row += MR) tile<true, MR, NV>(t, row, columns);
+    } else {
+      run_edge<MR, NV>(t, columns);
+    }
+  }
+
+ private:
+  // The last vector is partial. A function of its own, or GCC 12 has the registers of both kinds of tile in mind.
+  template <int MR, int NV>
+  static SBK_NOINLINE void run_edge(const ConvPanelArgs<E>& t, int64_t columns) {
+    for (int64_t row = t.first_row; row < t.last_row; row += MR) tile<false, MR, NV>(t, row, columns);
+  }
+
+  template <bool is_whole, int MR, int NV>
+  static SBK_INLINE void tile(const ConvPanelArgs<E>& t, int64_t row, int64_t columns) {
     const ConvArgs& p = t.conv;
-    const int64_t columns = p.n - t.column < NV * E::lanes ? p.n - t.column : NV * E::lanes;
-    const auto* x = static_cast<const typename E::unit*>(p.x) + t.row * p.ldx;
-    float* y = p.y + t.row * p.ldy + t.column;
+    const auto* x = static_cast<const typename E::unit*>(p.x) + row * p.ldx;
+    float* y = p.y + row * p.ldy + t.column;
     int64_t first = 0;
     do {
       Tile<E, MR, NV> acc{};
       const int64_t left = p.k - first;
       tile_mac<E, MR, NV>(acc, x + first, p.ldx, t.panel + first * NV * E::lanes, NV * E::lanes,
                           left < E::chunk ? left : E::chunk);
-      if (columns == NV * E::lanes) {
-        widen<true, MR, NV>(t, acc, y, columns, first == 0);
+      if (first == 0) {
+        widen<true, is_whole, MR, NV>(t, row, acc, y, columns);
       } else {
-        widen<false, MR, NV>(t, acc, y, columns, first == 0);
+        widen<false, is_whole, MR, NV>(t, row, acc, y, columns);
       }
       first += E::chunk;
     } while (first < p.k);
     activate<V>(y, p.ldy, MR, columns, p.activation);
   }
 
- private:
-  template <bool is_whole, int MR, int NV>
-  static SBK_INLINE void widen(const ConvTileArgs<E>& t, const Tile<E, MR, NV>& acc, float* y, int64_t columns,
-                               bool is_first) {
+  // y = bias + residual + acc, or y += acc.
+  template <bool is_first, bool is_whole, int MR, int NV>
+  static SBK_INLINE void widen(const ConvPanelArgs<E>& t, int64_t row, const Tile<E, MR, NV>& acc, float* y,
+                               int64_t columns) {
     using f32 = typename V::f32;
     const ConvArgs& p = t.conv;
+    const int64_t ldr = p.ldr, ldy = p.ldy;
     const float* bias = is_first && p.bias ? p.bias + t.column : nullptr;
-    const float* residual = is_first && p.residual ? p.residual + t.row * p.ldr + t.column : nullptr;
+    const float* residual = is_first && p.residual ? p.residual + row * ldr + t.column : nullptr;
     constexpr int parts = E::lanes / V::lanes;
     unroll<NV>([&](auto j) SBK_INLINE_LAMBDA {
       unroll<parts>([&](auto h) SBK_INLINE_LAMBDA {
@@ -131,10 +184,9 @@ struct ChunkedConvTile {
         };
         const f32 b = bias ? read(bias + at) : V::zero();
         unroll<MR>([&](auto i) SBK_INLINE_LAMBDA {
-          f32 sum = is_first ? b : read(y + i * p.ldy + at);
-          sum = V::add(sum, E::template widened<h>(acc[i][j]));
-          if (residual) sum = V::add(sum, read(residual + i * p.ldr + at));
-          float* to = y + i * p.ldy + at;
+          f32 sum = V::add(is_first ? b : read(y + i * ldy + at), E::template widened<h>(acc[i][j]));
+          if (residual) sum = V::add(sum, read(residual + i * ldr + at));
+          float* to = y + i * ldy + at;
           if (is_whole || left >= V::lanes) {
             V::store(to, sum);
           } else {
@@ -163,24 +215,19 @@ void conv(const ConvArgs& p) {
     w_scale = reinterpret_cast<const float*>(panels + vectors * E::lanes);
     panels += 2 * vectors * E::lanes;
   }
+  const int64_t whole = p.rows / V::tile_rows * V::tile_rows;
   for_each_panel<V>(vectors, [&](Panel panel) SBK_INLINE_LAMBDA {
     const int64_t column = panel.first * E::lanes;
-    const unit *b = panels + column * units, *next = b + panel.width * E::lanes * units;
-    for (int64_t row = 0; row < p.rows; row += V::tile_rows) {
-      const int64_t left = p.rows - row;
-      const int rows = static_cast<int>(left < V::tile_rows ? left : V::tile_rows);
-      const unit *ahead0 = nullptr, *ahead1 = nullptr;
-      if constexpr (V::prefetches) {
-        // Few tiles fetch two vectors each, many one.
-        const int64_t tile = row / V::tile_rows, each = p.rows > (panel.width - 1) * V::tile_rows ? 1 : 2;
-        const auto fetched = [&](int64_t i)
-                                 SBK_INLINE_LAMBDA { return i < panel.width ? next + i * E::lanes * units : b; };
-        ahead0 = fetched(tile * each), ahead1 = each == 2 ? fetched(tile * 2 + 1) : b;
-      }
-      dispatch_tile<V, Kernel>(rows, panel.width,
-                               ConvTileArgs<E>{p, b, offset ? offset + column : nullptr,
-                                               w_scale ? w_scale + column : nullptr, row, column, ahead0, ahead1});
-    }
+    ConvPanelArgs<E> t{p,
+                       panels + column * units,
+                       offset ? offset + column : nullptr,
+                       w_scale ? w_scale + column : nullptr,
+                       0,
+                       whole,
+                       column};
+    if (whole > 0) dispatch_tile<V, Kernel>(V::tile_rows, panel.width, t);
+    t.first_row = whole, t.last_row = p.rows;
+    if (p.rows > whole) dispatch_tile<V, Kernel>(static_cast<int>(p.rows - whole), panel.width, t);
   });
 }
 

@@ -36,12 +36,25 @@ SBK_INLINE typename V::f32 gelu(typename V::f32 x) {
   const f32 limit = V::set1(5.65685425f);  // 4 sqrt 2
   const f32 clamped = V::min(limit, V::max(V::sub(V::zero(), limit), x));
   const f32 u = V::mul(clamped, clamped);
-  f32 p = V::set1(2.19484821e-08f), q = V::set1(1.16911099e-6f);
-  p = V::fma(p, u, V::set1(6.28547787e-06f)), q = V::fma(q, u, V::set1(7.40487594e-5f));
-  p = V::fma(p, u, V::set1(0.000171495587f)), q = V::fma(q, u, V::set1(0.00190020306f));
-  p = V::fma(p, u, V::set1(0.0046927901f)), q = V::fma(q, u, V::set1(0.0288311895f));
-  p = V::fma(p, u, V::set1(0.0342039056f)), q = V::fma(q, u, V::set1(0.252402753f));
-  p = V::fma(p, u, V::set1(0.398942262f)), q = V::fma(q, u, V::set1(1.0f));
+  constexpr float above[] = {0.398942262f,    0.0342039056f,   0.0046927901f,
+                             0.000171495587f, 6.28547787e-06f, 2.19484821e-08f};
+  constexpr float below[] = {1.0f, 0.252402753f, 0.0288311895f, 0.00190020306f, 7.40487594e-5f, 1.16911099e-6f};
+  f32 p, q;
+  if constexpr (V::fma_overwrites_addend) {
+    // By powers, which P and Q share: in Horner's scheme every constant is an addend, and needs a copy. All terms are
+    // positive, so that this is as exact.
+    const f32 u2 = V::mul(u, u), u3 = V::mul(u2, u), u4 = V::mul(u2, u2), u5 = V::mul(u3, u2);
+    const f32 powers[] = {u, u2, u3, u4, u5};
+    p = V::set1(above[0]), q = V::set1(below[0]);
+    unroll<5>([&](auto i) SBK_INLINE_LAMBDA {
+      p = V::fma(powers[i], V::set1(above[i + 1]), p), q = V::fma(powers[i], V::set1(below[i + 1]), q);
+    });
+  } else {
+    p = V::set1(above[5]), q = V::set1(below[5]);
+    unroll<5>([&](auto i) SBK_INLINE_LAMBDA {
+      p = V::fma(p, u, V::set1(above[4 - i])), q = V::fma(q, u, V::set1(below[4 - i]));
+    });
+  }
   const f32 half_erf = V::div(V::mul(clamped, p), q);
   const f32 phi = V::zero_if_less(V::add(half_erf, V::set1(0.5f)), x, V::sub(V::zero(), limit));
   return V::mul(x, phi);

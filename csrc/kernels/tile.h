@@ -63,6 +63,7 @@ SBK_INLINE void tile_mac(Tile<E, MR, NV>& acc, const typename E::unit* a, int64_
         });
       });
     }
+#pragma GCC unroll 1  // rarely needed, and GCC would write out every step
     for (int64_t rest = k % E::a_steps; rest > 0; rest--, b += ldb) {
       typename E::b32 bv[NV];
       load_row<E, NV>(bv, b);

@@ -30,7 +30,13 @@ struct NeonFP16 {
   }
   template <int S>
   static SBK_INLINE acc mac(acc c, a32 a, b32 b) {
+#if defined(__clang__)
     return vfmaq_laneq_f16(c, b, S < 8 ? a.low : a.high, S % 8);
+#else
+    // GCC 12 knows fmla by lane of floats only, and would fill a register with every lane first.
+    asm("fmla %0.8h, %1.8h, %2.h[%3]" : "+w"(c) : "w"(b), "x"(S < 8 ? a.low : a.high), "i"(S % 8));
+    return c;
+#endif
   }
   template <int H>
   static SBK_INLINE float32x4_t widened(acc c) {

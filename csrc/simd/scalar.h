@@ -8,7 +8,8 @@
 //   load_a(p)           reads one float at p, where a_steps is 1; elsewhere next_a(p) reads a_steps and moves p on, and
 //                       splat_a(p) reads one
 //   load_row(b, p)      optional: all registers of b, side by side, at once
-//   prefetches          whether a tile's loop fetches the panel after the next
+//   prefetches          whether a tile fetches what the next panel will read
+//   fma_overwrites_addend   whether the instruction has no other destination
 //   mac<s>(c, a, b)     c + a[s] * b, rounded once where the ISA has a fused multiply-add
 //   load/store(p)       unaligned; load_partial/store_partial(p, n) touch only the first n < lanes floats, zero the
 //   rest min(a, b), max(a, b)   return b where either is NaN, so that max(limit, x) keeps a NaN of x zero_if_less(r, x,
@@ -28,7 +29,7 @@ namespace {
 
 struct Scalar {
   static constexpr int lanes = 1, tile_rows = 4, tile_vectors = 4, a_steps = 1;
-  static constexpr bool prefetches = true;
+  static constexpr bool prefetches = true, fma_overwrites_addend = false;
   using f32 = float;
   using a32 = float;
 

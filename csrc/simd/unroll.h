@@ -3,6 +3,7 @@
 #include <utility>
 
 #define SBK_INLINE inline __attribute__((always_inline))
+#define SBK_NOINLINE __attribute__((noinline))
 // Every lambda inside an unroll must carry this: clang otherwise outlines it and the accumulators go through memory.
 #define SBK_INLINE_LAMBDA __attribute__((always_inline))
 

@@ -24,7 +24,7 @@ constexpr const char* kUsage =
     "  --lines         one answer for each line of the standard input; a tab separates the TEXTs of a line\n"
     "  --top K         at most K results (masked_lm: 5, question_answering: 1, otherwise all)\n"
     "  --embedding     the mean of the hidden states over all tokens, as a JSON array\n"
-    "  --tokens        show the tokens too: id, segment, bytes of the text, token\n"
+    "  --tokens        show the tokens too: id, segment, bytes of the text, token (of one text or a pair)\n"
     "  --multi-label   sequence classification: labels are independent of one another (sigmoid, not softmax)\n"
     "  --window N      question answering: tokens in a window (384)\n"
     "  --stride N      question answering: tokens that neighbouring windows share (128)\n"
