@@ -76,8 +76,7 @@ wheel: $(STAMPS)/base  ## build dist/*.whl for every Python >= 3.10
 runtime-wheel: $(STAMPS)/runtime  ## build dist/squeezebert_runtime-*.whl for this Python
 	@$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist ./python
 
-runtime-wheel-arm: $(STAMPS)/runtime  ## the same for AArch64 Linux, with zig: python/README.md
-	@$(BIN)/python -m pip install --disable-pip-version-check -q ziglang
+runtime-wheel-arm: $(STAMPS)/runtime $(STAMPS)/arm  ## the same for AArch64 Linux, with zig: python/README.md
 	@SBK_RUNTIME_TARGET=aarch64-linux-gnu $(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist ./python
 
 clean:  ## remove what was built, keep .venv

@@ -222,7 +222,11 @@ case ${1:-} in
   runtime) # in place, in the build folder of the extension
     find_compiler
     install "installing build tools of squeezebert_runtime" runtime-tools runtime
-    build_runtime() (cd python && SBK_RUNTIME_BUILD_DIR=../build/cmake "$OLDPWD/$PY" setup.py -q build_ext --inplace)
+    build_runtime() {
+      local python
+      python=$(cd "$VENV/bin" && pwd)/python
+      (cd python && SBK_RUNTIME_BUILD_DIR=../build/cmake "$python" setup.py -q build_ext --inplace)
+    }
     step "building squeezebert_runtime ($CXX)" runtime build_runtime
     ;;
   cpp-tests)
