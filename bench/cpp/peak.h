@@ -53,7 +53,10 @@ void peak_run(int64_t steps) {
       acc[i] = M::mac(acc[i], a, b);
     });
   }
-  sbk::unroll<M::chains>([&](auto i) SBK_INLINE_LAMBDA { asm volatile("" : SBK_ANY_REGISTER(acc[i])); });
+  sbk::unroll<M::chains>([&](auto i) SBK_INLINE_LAMBDA {
+    auto& sum = acc[i];
+    asm volatile("" : SBK_ANY_REGISTER(sum));
+  });
 }
 
 template <class M>
