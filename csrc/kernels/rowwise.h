@@ -53,10 +53,15 @@ void layer_norm(const LayerNormArgs& p) {
     const float rstd = 1.0f / __builtin_sqrtf(variance + p.eps);
     const f32 vrstd = V::set1(rstd);
     int64_t c = 0;
-    for (; c + V::lanes <= p.n; c += V::lanes) {
-      const f32 normal = V::mul(deviation(V::load(x + c)), vrstd);
-      V::store(y + c, V::fma(normal, V::load(p.gamma + c), V::load(p.beta + c)));
+    const float *gamma = p.gamma, *beta = p.beta;
+    const auto normalize = [&](int64_t at) SBK_INLINE_LAMBDA {
+      const f32 normal = V::mul(deviation(V::load(x + at)), vrstd);
+      V::store(y + at, V::fma(normal, V::load(gamma + at), V::load(beta + at)));
+    };
+    for (; c + 4 * V::lanes <= p.n; c += 4 * V::lanes) {
+      unroll<4>([&](auto i) SBK_INLINE_LAMBDA { normalize(c + i * V::lanes); });
     }
+    for (; c + V::lanes <= p.n; c += V::lanes) normalize(c);
     for (; c < p.n; c++) y[c] = scalar_deviation(x[c]) * rstd * p.gamma[c] + p.beta[c];
   }
 }

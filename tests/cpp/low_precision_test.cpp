@@ -271,7 +271,7 @@ TEST(remainders_in_every_dimension) {
 
 // More than one chunk of fp16 sums, and remainders of one.
 TEST(long_sums) {
-  for (const int64_t k : {95, 96, 97, 191, 192, 193, 305}) {
+  for (const int64_t k : {95, 96, 97, 191, 192, 193, 305, 384, 385}) {
     run(table, Compute::float16, {5, 37, k, true, k % 2 == 0, Activation::none, kBothEnds[k % 2]});
   }
 }

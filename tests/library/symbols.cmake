@@ -21,7 +21,7 @@ if(NOT dynamic MATCHES "soname: \\[${SONAME}\\]" OR NOT SONAME MATCHES "\\.so\\.
 endif()
 
 readelf(sections -SW ${STATIC})
-if(NOT sections MATCHES "version\\.cpp\\.o" OR NOT sections MATCHES "scalar\\.cpp\\.o")
+if(NOT sections MATCHES "library\\.cpp\\.o" OR NOT sections MATCHES "scalar\\.cpp\\.o")
   message(SEND_ERROR "${STATIC} lacks objects")
 endif()
 string(REGEX MATCHALL "File: [^\n]*|\\.(preinit_array|init_array|ctors)[^\n]*" found "${sections}")
