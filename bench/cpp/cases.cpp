@@ -9,7 +9,6 @@
 #include "buffers.h"
 #include "core/cpu.h"
 #include "core/packed.h"
-#include "layer.h"
 
 namespace sbk::bench {
 namespace {
@@ -430,7 +429,6 @@ bool has_case(const KernelTable& table, Compute compute, const std::string& name
   if (kernel == "conv") return sizes == 3;
   if (kernel == "encode") return sizes == 2 && !fp32;
   if (kernel == "layer_norm" || kernel == "transpose") return sizes == 2 && fp32;
-  if (kernel == "layer") return sizes == 3 && is_layer(words.sizes[1], words.sizes[2], words.groups);
   if (kernel == "attention") return sizes == 3 && (fp32 || (bf16 && table.attention_bfloat16 != nullptr));
   return false;
 }
@@ -444,8 +442,6 @@ std::unique_ptr<Work> open_case(const KernelTable& table, Compute compute, const
   if (kernel == "conv") return std::make_unique<ConvWork>(table, compute, words);
   if (kernel == "encode") return std::make_unique<EncodeWork>(table, compute, words);
   if (kernel == "layer_norm") return std::make_unique<LayerNormWork>(table, words);
-  if (kernel == "layer")
-    return open_layer(table, compute, words.sizes[0], words.sizes[1], words.sizes[2], words.groups);
   if (kernel == "transpose") return std::make_unique<TransposeWork>(table, words);
   return std::make_unique<AttentionWork>(table, compute, words);
 }

@@ -5,7 +5,6 @@
 //   layer_norm ROWSxN
 //   transpose ROWSxCOLS
 //   attention ROWSxKEYSxD [mask]                                  one head; bf16 where the tier multiplies it
-//   layer TOKENSxCHANNELSxHIDDEN gG                               a whole encoder layer (layer.h)
 #pragma once
 #include <cstdint>
 #include <memory>
