@@ -34,7 +34,7 @@ CASES = (
     "encode 128x768 g1",
     "layer_norm 128x768",
     "attention 128x128x64",
-    "layer 128x768x3072 g4",
+    "encoder_layer 128x768x3072 g4",
 )
 TOLERANCE = 2.0
 NO_SUCH_CASE = 2  # exit status of sbk_kernel_bench where the build has no such tier, or the tier no such dtype or case
@@ -50,7 +50,7 @@ def products(case: str) -> int:
     if kernel == "attention":
         rows, keys, d = map(int, sizes.split("x"))
         return 2 * rows * keys * d
-    if kernel == "layer":
+    if kernel == "encoder_layer":
         tokens, channels, hidden = map(int, sizes.split("x"))
         weights = (3 * channels * channels + 2 * channels * hidden) // groups + channels * channels
         return tokens * weights + 2 * tokens * tokens * channels

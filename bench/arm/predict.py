@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from count import products
 from emulation import PRODUCTS
 
-CASE = "layer 128x768x3072 g4"
+CASE = "encoder_layer 128x768x3072 g4"
 LAYERS = 12
 WEIGHTS = 26.5e6  # of the encoder
 # Bytes of a packed weight by the instruction that multiplies it; integers without dot products are kept wide.

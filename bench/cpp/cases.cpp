@@ -10,7 +10,7 @@
 #include "core/cpu.h"
 #include "core/packed.h"
 #include "kernels/rounding.h"
-#include "layer.h"
+#include "layer_case.h"
 
 namespace sbk::bench {
 namespace {
@@ -450,9 +450,11 @@ bool has_case(const KernelTable& table, Compute compute, const std::string& name
   const bool fp32 = compute == Compute::float32;
   const bool low_attention = table.low_attention.attention != nullptr && compute == table.low_attention.compute;
   if (kernel == "conv") return sizes == 3;
+  if (kernel == "encoder_layer") {
+    return sizes == 3 && words.sizes[1] % words.groups == 0 && words.sizes[2] % words.groups == 0;
+  }
   if (kernel == "encode") return sizes == 2 && !fp32;
   if (kernel == "layer_norm" || kernel == "transpose") return sizes == 2 && fp32;
-  if (kernel == "layer") return sizes == 3 && is_layer(words.sizes[1], words.sizes[2], words.groups);
   if (kernel == "attention") return sizes == 3 && (fp32 || low_attention);
   return false;
 }
@@ -464,10 +466,11 @@ std::unique_ptr<Work> open_case(const KernelTable& table, Compute compute, const
   in >> kernel;
   const Words words(in);
   if (kernel == "conv") return std::make_unique<ConvWork>(table, compute, words);
+  if (kernel == "encoder_layer") {
+    return open_layer(table, compute, {words.sizes[0], words.sizes[1], words.sizes[2], words.groups});
+  }
   if (kernel == "encode") return std::make_unique<EncodeWork>(table, compute, words);
   if (kernel == "layer_norm") return std::make_unique<LayerNormWork>(table, words);
-  if (kernel == "layer")
-    return open_layer(table, compute, words.sizes[0], words.sizes[1], words.sizes[2], words.groups);
   if (kernel == "transpose") return std::make_unique<TransposeWork>(table, words);
   return std::make_unique<AttentionWork>(table, compute, words);
 }

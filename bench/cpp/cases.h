@@ -1,11 +1,11 @@
 // Kernels on shapes, by name. A name says all, so that any shape can be asked for:
 //
 //   conv ROWSxKxN gG [bias] [gelu | gelu_tanh | relu] [residual]   K, N per group; in every compute
+//   encoder_layer ROWSxCHANNELSxHIDDEN gG                        a whole layer (layer_case.h)
 //   encode ROWSxK gG                                             what convs of less than fp32 read
 //   layer_norm ROWSxN
 //   transpose ROWSxCOLS
 //   attention ROWSxKEYSxD [mask]                                  one head; fp32, and what the tier has beside it
-//   layer TOKENSxCHANNELSxHIDDEN gG                               a whole encoder layer (layer.h)
 #pragma once
 #include <cstdint>
 #include <memory>
