@@ -142,8 +142,10 @@ def _write_plain(model: Any, tokenizer: Any, folder: Path) -> None:
     config = model.config
     if config.model_type not in _PREFIXES:
         raise ValueError(f"model is a {config.model_type!r} model; SqueezeBERT and BERT can be exported")
-    if not getattr(config, "architectures", None):
-        config = type(config).from_dict({**config.to_dict(), "architectures": [type(model).__name__]})
+    # What the model is, not what its checkpoint was: a BertModel that was made from one with a head has none.
+    known = ("transformers.", "squeezebert_kernels.")
+    name = next((c.__name__ for c in type(model).__mro__ if c.__module__.startswith(known)), type(model).__name__)
+    config = type(config).from_dict({**config.to_dict(), "architectures": [name]})
     (folder / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
     save_file(_plain_weights(model.state_dict(), config.model_type), folder / "model.safetensors")
     if tokenizer is not None:
