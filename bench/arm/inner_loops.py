@@ -9,7 +9,8 @@ that does not stay in its register costs more than the multiplication.
 
 With llvm-mca 19 or newer there is a table besides: cycles per multiply-add of each tier's largest tiles in LLVM's
 models of some cores, as per cent of the same model's peak, which is that of a block of nothing but independent
-multiply-adds. The models know of pipes, latencies and dependences; of caches they know nothing: all loads hit L1.
+multiply-adds. `*` marks attention's tiles; copies are registers moved and lanes duplicated. The models know of pipes,
+latencies and dependences; of caches they know nothing: all loads hit L1.
 """
 
 from __future__ import annotations
