@@ -111,7 +111,12 @@ def main() -> int:
         evaluate(folder, folder / "here.npz")
         there = "import sys, check_arm_wheel as c; c.evaluate(c.Path(sys.argv[1]), c.Path(sys.argv[1]) / 'there.npz')"
         path = os.pathsep.join(map(str, (folder / "package", args.site, ROOT / "python")))
-        environment = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {
+            "PYTHONPATH": path,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "OPENBLAS_CORETYPE": "ARMV8",
+        }
         options = [word for key, value in environment.items() for word in ("-E", f"{key}={value}")]
         subprocess.run(
             ["qemu-aarch64", "-cpu", args.cpu, "-L", args.sys, *options, python, "-c", there, name], check=True

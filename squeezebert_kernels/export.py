@@ -31,7 +31,7 @@ _PREFIXES = {"squeezebert": "transformer.", "bert": "bert."}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL_DIR", help="a local checkpoint of a SqueezeBERT or BERT model")
     parser.add_argument("output", metavar="OUT.sbk", help="the file to write")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="what the encoder multiplies in (default: fp32)")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="what the encoder multiplies in; default: fp32")
     parser.add_argument(
         "--tier", default=DEFAULT_TIER, metavar="TIER",
         help=f"CPU to pack for: neon, neonfp16, neondot, neoni8mm, avx2, avx512, ... (default: {DEFAULT_TIER}, for "
@@ -86,9 +86,9 @@ def export(
         model = _load_model(folder)
     elif tokenizer is None:
         notes.append("no tokenizer was given: the file takes token ids only")
-    with tempfile.TemporaryDirectory(prefix="sbk-export-") as folder:
-        _write_plain(model, tokenizer, Path(folder))
-        with _capi.loaded(folder, dtype, tier) as packed:
+    with tempfile.TemporaryDirectory(prefix="sbk-export-") as plain:
+        _write_plain(model, tokenizer, Path(plain))
+        with _capi.loaded(plain, dtype, tier) as packed:
             _capi.save(packed, output)
     with _capi.loaded(output, tier=tier, verify=True):
         pass
@@ -105,8 +105,8 @@ def _load_model(folder: Path) -> Any:
     names = getattr(config, "architectures", None) or []
     if config.model_type not in _PREFIXES:
         raise ValueError(f"{str(folder)!r} holds a {config.model_type!r} model; SqueezeBERT and BERT can be exported")
-    name = names[0] if names else None
-    cls = ARCHITECTURES.get(name) or getattr(transformers, name or "AutoModel", transformers.AutoModel)
+    name = names[0] if names else "AutoModel"
+    cls = ARCHITECTURES.get(name) or getattr(transformers, name, transformers.AutoModel)
     return cls.from_pretrained(folder)
 
 
@@ -142,8 +142,10 @@ def _write_plain(model: Any, tokenizer: Any, folder: Path) -> None:
     config = model.config
     if config.model_type not in _PREFIXES:
         raise ValueError(f"model is a {config.model_type!r} model; SqueezeBERT and BERT can be exported")
-    if not getattr(config, "architectures", None):
-        config = type(config).from_dict({**config.to_dict(), "architectures": [type(model).__name__]})
+    # What the model is, not what its checkpoint was: a BertModel that was made from one with a head has none.
+    known = ("transformers.", "squeezebert_kernels.")
+    name = next((c.__name__ for c in type(model).__mro__ if c.__module__.startswith(known)), type(model).__name__)
+    config = type(config).from_dict({**config.to_dict(), "architectures": [name]})
     (folder / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
     save_file(_plain_weights(model.state_dict(), config.model_type), folder / "model.safetensors")
     if tokenizer is not None:

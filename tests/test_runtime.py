@@ -187,6 +187,16 @@ def test_number_and_names_of_labels(exported, tmp_path):
     assert model([[1, 2, 3]]).logits.shape == (1, 5)
 
 
+def test_the_head_is_that_of_the_model_and_not_of_its_checkpoint(tmp_path):
+    stock("SqueezeBertForMaskedLM", **TINY).save_pretrained(tmp_path / "checkpoint")
+    encoder = transformers.SqueezeBertModel.from_pretrained(tmp_path / "checkpoint")
+    export(encoder, tmp_path / "encoder.sbk")
+    assert runtime.Model(tmp_path / "encoder.sbk").info.head == "none"
+    export(tmp_path / "checkpoint", tmp_path / "whole.sbk")
+    assert runtime.Model(tmp_path / "whole.sbk").info.head == "masked_lm"
+    assert runtime.Model(tmp_path / "whole.sbk", head="none").info.head == "none"
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_threads_do_not_change_bits(exported, dtype):
     theirs, file = exported("SqueezeBertForTokenClassification", dtype)

@@ -23,7 +23,8 @@ sbk_status sbk_context_create(const sbk_context_options* given, sbk_context** co
     if (options.parallel_for != nullptr) {
       made->executor.emplace(options.threads, options.parallel_for, options.pool);
     } else {
-      const std::vector<int> cores = options.threads == 0 || options.pin != 0 ? read_topology().big_cores() : std::vector<int>{};
+      const std::vector<int> cores =
+          options.threads == 0 || options.pin != 0 ? read_topology().big_cores() : std::vector<int>{};
       const int threads = options.threads > 0 ? options.threads : std::max(1, static_cast<int>(cores.size()));
       made->executor.emplace(threads, options.pin != 0 ? cores : std::vector<int>{});
     }
@@ -36,4 +37,6 @@ sbk_status sbk_context_create(const sbk_context_options* given, sbk_context** co
 
 void sbk_context_free(sbk_context* context) { delete context; }
 
-int32_t sbk_context_threads(const sbk_context* context) { return context != nullptr ? context->executor->threads() : 0; }
+int32_t sbk_context_threads(const sbk_context* context) {
+  return context != nullptr ? context->executor->threads() : 0;
+}

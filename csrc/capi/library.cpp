@@ -59,7 +59,7 @@ const char* sbk_last_error(void) { return capi::last_error; }
 const char* sbk_isa_name(int32_t index) {
   const auto& tables = available_tables();
   return index >= 0 && index < static_cast<int32_t>(tables.size()) ? tables[static_cast<std::size_t>(index)]->isa
-                                                                  : nullptr;
+                                                                   : nullptr;
 }
 
 const char* sbk_active_isa(void) {

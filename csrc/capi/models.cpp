@@ -53,7 +53,8 @@ void check_input(const Model& model, const sbk_input& input) {
   }
   for (int64_t b = 0; b < input.batch; b++) {
     if (input.lengths != nullptr && (input.lengths[b] < 1 || input.lengths[b] > input.length)) {
-      fail(SBK_INVALID_ARGUMENT, "input->lengths[", b, "]=", input.lengths[b], " is not from 1 to length=", input.length);
+      fail(SBK_INVALID_ARGUMENT, "input->lengths[", b, "]=", input.lengths[b],
+           " is not from 1 to length=", input.length);
     }
     if (input.attention_mask == nullptr) continue;
     bool any = false;
@@ -90,7 +91,8 @@ void check_output(const Model& model, const sbk_input& input, const sbk_output& 
   if (output.pooled != nullptr && model.pooler.weight == nullptr) {
     fail(SBK_UNSUPPORTED, "output->pooled: the model has no pooler");
   }
-  if (output.logits != nullptr && c.head == SBK_HEAD_NONE) fail(SBK_UNSUPPORTED, "output->logits: the model has no head");
+  if (output.logits != nullptr && c.head == SBK_HEAD_NONE)
+    fail(SBK_UNSUPPORTED, "output->logits: the model has no head");
   const int64_t rows = is_per_sequence(c.head)         ? input.batch
                        : input.logit_tokens != nullptr ? input.num_logit_tokens
                                                        : tokens;
@@ -150,7 +152,8 @@ sbk_status sbk_model_get_info(const sbk_model* handle, sbk_model_info* info) {
 }
 
 const char* sbk_model_label(const sbk_model* model, int32_t label) {
-  if (model == nullptr || label < 0 || label >= static_cast<int64_t>(model->model->config.labels.size())) return nullptr;
+  if (model == nullptr || label < 0 || label >= static_cast<int64_t>(model->model->config.labels.size()))
+    return nullptr;
   return model->model->config.labels[static_cast<std::size_t>(label)].c_str();
 }
 

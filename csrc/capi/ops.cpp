@@ -1,6 +1,6 @@
 // Single ops.
-#include "capi/capi.h"
 #include "core/ops.h"
+#include "capi/capi.h"
 
 using namespace sbk;
 using namespace sbk::capi;

@@ -27,7 +27,8 @@ struct Reader {
     const Json* value = json.find(key);
     if (value == nullptr || value->is_null()) return missing;
     const double* number = value->number();
-    if (number == nullptr || !(*number >= 0 && *number < 1)) fail(SBK_BAD_FILE, path, ": ", key, " must be from 0 to 1");
+    if (number == nullptr || !(*number >= 0 && *number < 1))
+      fail(SBK_BAD_FILE, path, ": ", key, " must be from 0 to 1");
     return static_cast<float>(*number);
   }
   std::string string(const char* key, const char* missing) const {
@@ -56,8 +57,7 @@ sbk_head head_of(const Json& json) {
   }
   const std::string* name = architectures->array()->front().string();
   for (const Suffix& s : kHeads) {
-    if (name != nullptr && name->size() >= std::string_view(s.architecture).size() &&
-        name->ends_with(s.architecture)) {
+    if (name != nullptr && name->size() >= std::string_view(s.architecture).size() && name->ends_with(s.architecture)) {
       return s.head;
     }
   }
@@ -69,7 +69,8 @@ Activation activation_of(const Reader& reader) {
   if (name == "gelu") return Activation::gelu;
   if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast") return Activation::gelu_tanh;
   if (name == "relu") return Activation::relu;
-  fail(SBK_UNSUPPORTED, reader.path, ": hidden_act '", name, "' is none of gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu");
+  fail(SBK_UNSUPPORTED, reader.path, ": hidden_act '", name,
+       "' is none of gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu");
 }
 
 // id2label, or LABEL_0, ... as transformers names them.
@@ -182,8 +183,9 @@ std::string with_head(std::string_view json, const ModelConfig& config) {
 const char* family_name(Family family) { return family == Family::bert ? "bert" : "squeezebert"; }
 
 const char* head_name(sbk_head head) {
-  constexpr const char* names[] = {"default",         "none",           "masked_lm",         "sequence_classification",
-                                   "multiple_choice", "token_classification", "question_answering"};
+  constexpr const char* names[] = {
+      "default",           "none", "masked_lm", "sequence_classification", "multiple_choice", "token_classification",
+      "question_answering"};
   return head >= 0 && head < 7 ? names[head] : "unknown";
 }
 

@@ -37,7 +37,8 @@ void check_entry(const SectionEntry& e, const FileHeader& header, uint64_t bytes
   if (std::memchr(e.name, 0, sizeof e.name) == nullptr) fail(SBK_BAD_FILE, path, ": a section has no name");
   const std::string where = path + ": " + e.name;
   if (e.kind > SectionKind::packed || e.type > WeightType::bfloat16) fail(SBK_BAD_FILE, where, ": of unknown kind");
-  if (e.rows < 0 || e.columns < 0 || e.rows > kMost || e.columns > kMost || (e.rows > 0 && e.columns > kMost * 16 / e.rows)) {
+  if (e.rows < 0 || e.columns < 0 || e.rows > kMost || e.columns > kMost ||
+      (e.rows > 0 && e.columns > kMost * 16 / e.rows)) {
     fail(SBK_BAD_FILE, where, ": its shape is impossible");
   }
   if (e.offset % kAlignment != 0 || e.offset < previous_end || e.offset > bytes || e.bytes > bytes - e.offset) {
@@ -64,7 +65,7 @@ uint64_t checksum(const void* data, uint64_t bytes) {
 }
 
 std::vector<FileSection> read_container(const std::byte* file, uint64_t bytes, const std::string& path, bool verify,
-                                    std::string* tier) {
+                                        std::string* tier) {
   FileHeader header;
   if (bytes < sizeof header) fail(SBK_BAD_FILE, path, ": too short for a .sbk file");
   std::memcpy(&header, file, sizeof header);
@@ -74,7 +75,8 @@ std::vector<FileSection> read_container(const std::byte* file, uint64_t bytes, c
     fail(SBK_BAD_FILE, path, ": version ", header.version, " of the format, this library reads version ", kFileVersion);
   }
   if (header.file_bytes != bytes) {
-    fail(SBK_BAD_FILE, path, ": ", bytes, " bytes long, should be ", header.file_bytes, bytes < header.file_bytes ? ": truncated" : "");
+    fail(SBK_BAD_FILE, path, ": ", bytes, " bytes long, should be ", header.file_bytes,
+         bytes < header.file_bytes ? ": truncated" : "");
   }
   if (header.sections > (bytes - sizeof header) / sizeof(SectionEntry)) fail(SBK_BAD_FILE, path, ": damaged header");
   // Mapped at a page boundary, or copied to a 64-byte one: entries can be read in place.

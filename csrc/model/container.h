@@ -29,14 +29,14 @@ namespace sbk {
 enum class SectionKind : uint32_t { text, values, int8, packed };
 
 struct alignas(64) FileHeader {
-  char magic[8];       // "SBKMODEL"
-  uint32_t version;    // kFileVersion
-  uint32_t endianness; // kEndianness
+  char magic[8];        // "SBKMODEL"
+  uint32_t version;     // kFileVersion
+  uint32_t endianness;  // kEndianness
   uint64_t file_bytes;
   uint64_t sections;
   uint64_t checksum;
-  char tier[16];       // whose layout the packed sections have, 0-terminated
-  uint64_t reserved;   // 0
+  char tier[16];      // whose layout the packed sections have, 0-terminated
+  uint64_t reserved;  // 0
 };
 static_assert(sizeof(FileHeader) == 64);
 
@@ -71,7 +71,7 @@ uint64_t checksum(const void* data, uint64_t bytes);
 // The sections of a file in memory, checked: magic, version, sizes, every offset, checksums of all but values, int8 and
 // packed sections, or of all with `verify`. Throws Failure(SBK_BAD_FILE) that begins with `path`. `tier`: as written.
 std::vector<FileSection> read_container(const std::byte* file, uint64_t bytes, const std::string& path, bool verify,
-                                    std::string* tier);
+                                        std::string* tier);
 
 // Throws Failure(SBK_IO_ERROR) or, for a name that is too long, SBK_UNSUPPORTED.
 void write_container(const std::string& path, std::string_view tier, const std::vector<FileSection>& sections);

@@ -38,10 +38,10 @@ bool is_real(const sbk_input& input, int64_t b, int64_t position) {
 
 // What a run asks of the model, in numbers.
 struct Extent {
-  int64_t batch, rows;  // sequences; tokens without the padding at their ends
-  int64_t mask_length;  // 0 without a mask
-  bool pooled, logits;  // whether they are computed
-  int64_t logit_tokens; // at a time
+  int64_t batch, rows;   // sequences; tokens without the padding at their ends
+  int64_t mask_length;   // 0 without a mask
+  bool pooled, logits;   // whether they are computed
+  int64_t logit_tokens;  // at a time
 };
 
 Extent extent_of(const Model& model, const sbk_input& input, const sbk_output& output) {
@@ -52,8 +52,7 @@ Extent extent_of(const Model& model, const sbk_input& input, const sbk_output& o
   e.logits = output.logits != nullptr;
   e.pooled = output.pooled != nullptr || (e.logits && !has_token_logits(model));
   if (e.logits && has_token_logits(model)) {
-    const int64_t tokens =
-        input.logit_tokens != nullptr ? input.num_logit_tokens : int64_t{input.batch} * input.length;
+    const int64_t tokens = input.logit_tokens != nullptr ? input.num_logit_tokens : int64_t{input.batch} * input.length;
     e.logit_tokens = std::min(tokens, kLogitTokens);
   }
   return e;
@@ -61,13 +60,13 @@ Extent extent_of(const Model& model, const sbk_input& input, const sbk_output& o
 
 // The memory of a run, in the order in which it is taken.
 struct Activations {
-  float* x;           // [rows][hidden]
-  float* mask;        // [batch][mask_length], added to scores
-  int64_t* offsets;   // [batch + 1]
-  float *first, *pooled;       // [batch][hidden]
-  float *chosen, *transformed; // [logit_tokens][hidden]
-  float* scores;      // [logit_tokens][classes], but for the vocabulary
-  void* packed;       // `transformed`, as the weight of a convolution over the vocabulary
+  float* x;                     // [rows][hidden]
+  float* mask;                  // [batch][mask_length], added to scores
+  int64_t* offsets;             // [batch + 1]
+  float *first, *pooled;        // [batch][hidden]
+  float *chosen, *transformed;  // [logit_tokens][hidden]
+  float* scores;                // [logit_tokens][classes], but for the vocabulary
+  void* packed;                 // `transformed`, as the weight of a convolution over the vocabulary
 
   Activations(const Model& model, const KernelTable& table, const Extent& e) {
     const int64_t hidden = model.config.hidden_size, tokens = e.logit_tokens;
@@ -117,8 +116,8 @@ void run_classifier(const Model& model, const KernelTable& table, const Parallel
                          {logits, model.config.classes()});
 }
 
-void run_transform(const Model& model, const KernelTable& table, const Parallel& parallel, const float* x,
-                   int64_t rows, float* y) {
+void run_transform(const Model& model, const KernelTable& table, const Parallel& parallel, const float* x, int64_t rows,
+                   float* y) {
   const int64_t hidden = model.config.hidden_size;
   grouped_pointwise_conv(table, parallel, model.transform, {x, hidden}, rows, model.config.activation, {y, hidden});
 }
@@ -135,8 +134,8 @@ struct VocabularyTile {
   }
 };
 
-// logits[to[i]][v] = decoder[v] . tokens[i] + decoder_bias[v]. The decoder is the large one and stays as it is: its rows
-// are the activations, and the few tokens are packed as the weight.
+// logits[to[i]][v] = decoder[v] . tokens[i] + decoder_bias[v]. The decoder is the large one and stays as it is: its
+// rows are the activations, and the few tokens are packed as the weight.
 void vocabulary_logits(const Model& model, const KernelTable& table, const Parallel& parallel, const Activations& a,
                        int64_t tokens, const int64_t* to, float* logits) {
   const int64_t hidden = model.config.hidden_size, vocabulary = model.config.vocab_size;

@@ -15,10 +15,9 @@ struct Names {
   const char *prefix, *layers;
   const char *query, *key, *value, *post, *post_norm, *intermediate, *output, *output_norm;
 };
-constexpr Names kSqueezeBert = {"transformer.",           "encoder.layers.",     "attention.query",
-                                "attention.key",          "attention.value",     "post_attention.conv1d",
-                                "post_attention.layernorm", "intermediate.conv1d", "output.conv1d",
-                                "output.layernorm"};
+constexpr Names kSqueezeBert = {
+    "transformer.",          "encoder.layers.",          "attention.query",     "attention.key", "attention.value",
+    "post_attention.conv1d", "post_attention.layernorm", "intermediate.conv1d", "output.conv1d", "output.layernorm"};
 constexpr Names kBert = {"bert.",
                          "encoder.layer.",
                          "attention.self.query",
@@ -51,7 +50,8 @@ Compute stored_compute(const std::vector<FileSection>& sections, const std::stri
     PackedHeader header;
     if (s.bytes < sizeof header) break;
     std::memcpy(&header, s.data, sizeof header);
-    if (header.compute > static_cast<uint16_t>(Compute::float16)) fail(SBK_BAD_FILE, path, ": ", s.name, ": unknown dtype");
+    if (header.compute > static_cast<uint16_t>(Compute::float16))
+      fail(SBK_BAD_FILE, path, ": ", s.name, ": unknown dtype");
     return static_cast<Compute>(header.compute);
   }
   return Compute::float32;
@@ -99,7 +99,8 @@ std::unique_ptr<Model> Model::load(const std::string& path, const Options& optio
     model->config_text_ = MappedFile(config).text();
     model->config = read_config(model->config_text_, options.head, config);
     if (!is_file(checkpoint)) {
-      fail(SBK_IO_ERROR, "no ", kCheckpoint, " in '", path, "': `squeezebert-kernels export` reads every form of checkpoint");
+      fail(SBK_IO_ERROR, "no ", kCheckpoint, " in '", path,
+           "': `squeezebert-kernels export` reads every form of checkpoint");
     }
     if (is_file(tokenizer)) {
       model->tokenizer_file_ = std::make_unique<MappedFile>(tokenizer);
@@ -133,7 +134,8 @@ std::unique_ptr<Model> Model::load(const std::string& path, const Options& optio
 void Model::save(const std::string& path) const {
   std::vector<FileSection> sections;
   const auto add_text = [&](const char* name, const void* data, std::size_t bytes) {
-    sections.push_back({name, SectionKind::text, WeightType::float32, 0, 0, static_cast<const std::byte*>(data), bytes});
+    sections.push_back(
+        {name, SectionKind::text, WeightType::float32, 0, 0, static_cast<const std::byte*>(data), bytes});
   };
   add_text(kConfig, config_text_.data(), config_text_.size());
   if (tokenizer_) add_text(kTokenizer, tokenizer_data_.data(), tokenizer_data_.size());

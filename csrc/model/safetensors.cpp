@@ -13,11 +13,13 @@ struct Dtype {
   const char* name;
   WeightType type;
 };
-constexpr Dtype kDtypes[] = {{"F32", WeightType::float32}, {"F16", WeightType::float16}, {"BF16", WeightType::bfloat16}};
+constexpr Dtype kDtypes[] = {
+    {"F32", WeightType::float32}, {"F16", WeightType::float16}, {"BF16", WeightType::bfloat16}};
 
 uint64_t offset_of(const Json& json, uint64_t limit, const std::string& where) {
   int64_t value = 0;
-  if (!json.integer(0, static_cast<int64_t>(limit), &value)) fail(SBK_BAD_FILE, where, ": data_offsets are not in the file");
+  if (!json.integer(0, static_cast<int64_t>(limit), &value))
+    fail(SBK_BAD_FILE, where, ": data_offsets are not in the file");
   return static_cast<uint64_t>(value);
 }
 
@@ -39,8 +41,8 @@ Tensors read_safetensors(const std::byte* file, uint64_t bytes, const std::strin
   const std::byte* values = file + sizeof header_bytes + header_bytes;
   const uint64_t value_bytes = bytes - sizeof header_bytes - header_bytes;
 
-  const Json header =
-      Json::parse({reinterpret_cast<const char*>(file) + sizeof header_bytes, static_cast<std::size_t>(header_bytes)}, path);
+  const Json header = Json::parse(
+      {reinterpret_cast<const char*>(file) + sizeof header_bytes, static_cast<std::size_t>(header_bytes)}, path);
   if (header.object() == nullptr) fail(SBK_BAD_FILE, path, ": its header is not a JSON object");
 
   Tensors tensors;
@@ -62,9 +64,11 @@ Tensors read_safetensors(const std::byte* file, uint64_t bytes, const std::strin
     uint64_t size = value_size(known->type);
     for (const Json& d : *shape->array()) {
       int64_t dim = 0;
-      if (!d.integer(0, std::numeric_limits<int32_t>::max(), &dim)) fail(SBK_BAD_FILE, where, ": its shape is impossible");
+      if (!d.integer(0, std::numeric_limits<int32_t>::max(), &dim))
+        fail(SBK_BAD_FILE, where, ": its shape is impossible");
       tensor.shape.push_back(dim);
-      if (dim > 0 && size > value_bytes / static_cast<uint64_t>(dim)) fail(SBK_BAD_FILE, where, ": larger than the file");
+      if (dim > 0 && size > value_bytes / static_cast<uint64_t>(dim))
+        fail(SBK_BAD_FILE, where, ": larger than the file");
       size *= static_cast<uint64_t>(dim);
     }
     const uint64_t begin = offset_of((*offsets->array())[0], value_bytes, where);

@@ -47,8 +47,8 @@ class CheckpointWeights : public Weights {
     const int64_t bytes = packed_bytes(layout_, weight, s.num_heads, compute);
     std::byte* out = allocate(static_cast<uint64_t>(bytes));
     pack_into(out, layout_, weight, s.num_heads, parallel_, compute);
-    sections_.push_back({name + ".weight", SectionKind::packed, WeightType::float32, s.n, s.k, out,
-                         static_cast<uint64_t>(bytes)});
+    sections_.push_back(
+        {name + ".weight", SectionKind::packed, WeightType::float32, s.n, s.k, out, static_cast<uint64_t>(bytes)});
     return reinterpret_cast<const PackedHeader*>(out);
   }
 
@@ -148,8 +148,8 @@ class ContainerWeights : public Weights {
     const Weight weight{nullptr, WeightType::float32, s.n, s.k, s.groups};
     int64_t offset = 0;
     std::string error;
-    const PackedHeader* header = find_section(stored_, weight, s.num_heads, section.data,
-                                              static_cast<int64_t>(section.bytes), &offset, &error);
+    const PackedHeader* header =
+        find_section(stored_, weight, s.num_heads, section.data, static_cast<int64_t>(section.bytes), &offset, &error);
     if (header == nullptr) fail(SBK_BAD_FILE, path_, ": ", section.name, ": ", error);
     if (offset != static_cast<int64_t>(section.bytes)) fail(SBK_BAD_FILE, path_, ": ", section.name, ": wrong size");
     // A block whose convolutions have different dtypes would read beyond its encoded input.
@@ -175,7 +175,8 @@ class ContainerWeights : public Weights {
     sections_.push_back(get(name, int8 ? SectionKind::int8 : SectionKind::values, rows, columns));
     Table table{section->data, section->type, nullptr, rows, columns};
     if (int8) {
-      table.scale = reinterpret_cast<const float*>(section->data + round_up_to_line(static_cast<uint64_t>(rows * columns)));
+      table.scale =
+          reinterpret_cast<const float*>(section->data + round_up_to_line(static_cast<uint64_t>(rows * columns)));
     }
     return table;
   }
