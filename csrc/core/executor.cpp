@@ -72,6 +72,15 @@ Executor::Slot& Executor::take_slot() {
   }
 }
 
+// Gives a slot back, whatever the tasks throw.
+struct Executor::SlotLease {
+  explicit SlotLease(Slot& taken) : slot(taken) {}
+  ~SlotLease() { slot.taken.store(false, std::memory_order_release); }
+  SlotLease(const SlotLease&) = delete;
+  SlotLease& operator=(const SlotLease&) = delete;
+  Slot& slot;
+};
+
 void Executor::run_tasks(void* context, int64_t n, Parallel::Task task, void* arg) {
   struct Range {
     Executor& executor;
@@ -81,12 +90,9 @@ void Executor::run_tasks(void* context, int64_t n, Parallel::Task task, void* ar
   const auto run = [](void* p, int64_t begin, int64_t end) {
     const Range& r = *static_cast<Range*>(p);
     if (UseWorkspaces::current() == &r.executor.slots_[0].workspaces) return r.task(r.arg, begin, end);
-    Slot& slot = r.executor.take_slot();
-    {
-      const UseWorkspaces use(slot.workspaces);
-      r.task(r.arg, begin, end);
-    }
-    slot.taken.store(false, std::memory_order_release);
+    const SlotLease lease(r.executor.take_slot());
+    const UseWorkspaces use(lease.slot.workspaces);
+    r.task(r.arg, begin, end);
   };
   range.executor.inner_.run(range.executor.inner_.context, n, run, &range);
 }

@@ -65,6 +65,8 @@ class Executor {
     std::atomic<bool> taken = false;
   };
 
+  struct SlotLease;
+
   Parallel parallel();
   void cut(const Demand& demand);
   Slot& take_slot();
