@@ -30,7 +30,7 @@ test: build runtime $(STAMPS)/test $(STAMPS)/arm  ## run pytest and ctest, and c
 	@scripts/env.sh arm-build-tests
 	@status=0; \
 	$(BIN)/python -m pytest $(PYTEST_ARGS) || status=1; \
-	$(BIN)/ctest --test-dir build/cmake --output-on-failure --no-tests=error $(CTEST_ARGS) || status=1; \
+	$(BIN)/ctest --test-dir build/cmake -j 2 --output-on-failure --no-tests=error $(CTEST_ARGS) || status=1; \
 	scripts/env.sh arm-tests || status=1; \
 	exit $$status
 

@@ -175,7 +175,7 @@ arm_build() {
   PATH=$bin:$PATH
   if [ "$1" = ON ]; then what="$what and its tests"; fi
   step "configuring $what" arm-configure env PYTHON="$bin/python" cmake -S . -B build/arm -G Ninja \
-    --toolchain cmake/toolchains/linux-aarch64-musl.cmake -DCMAKE_BUILD_TYPE=Release -DSBK_BUILD_TESTS="$1"
+    --toolchain "$PWD/cmake/toolchains/linux-aarch64-musl.cmake" -DCMAKE_BUILD_TYPE=Release -DSBK_BUILD_TESTS="$1"
   step "building $what" arm-build cmake --build build/arm
 }
 

@@ -1,4 +1,4 @@
-"""The C library inside the extension, as far as exporting needs it: ``csrc/include/squeezebert_kernels.h`` documents it."""
+"""The C library inside the extension, as far as exporting needs it; ``squeezebert_kernels.h`` documents it."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ CPUS = {
     "cortex-a76": "neondot",
     "max,sve=off,sme=off": "neoni8mm",
 }
-# Largest difference of a hidden state, which a LayerNorm leaves around 1; docs/performance.md has the table.
-BOUNDS = {"float32": 2e-5, "float16": 2e-2, "bfloat16": 8e-2, "int8": 2.5e-1}
+# One rounding of an operand: half an ulp, or half a step of 254.
+ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-9, "int8": 2.0**-8}
 FIELDS = {
     "vocab_size": 997, "hidden_size": 192, "embedding_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3,
     "intermediate_size": 768, "max_position_embeddings": 64, "num_labels": 3,
@@ -64,6 +64,12 @@ def evaluate(file: Path, inputs: dict[str, torch.Tensor], cpu: str, **environmen
     return np.fromfile(result, np.float32), tier, int(repacked)
 
 
+def bound(dtype: str, layers: int, largest: float) -> float:
+    """Some dozen rounded operands stand between a layer's input and its output, and errors add up like steps of a
+    random walk; the largest of thousands is some four deviations. docs/performance.md has what was seen."""
+    return max(2e-5, 4 * ROUNDING[dtype] * (12 * layers) ** 0.5 * max(1.0, largest))
+
+
 def batch_of(vocab: int, length: int = 37) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(0, vocab, (2, length), generator=generator)
@@ -87,7 +93,7 @@ def test_every_dtype_on_every_kind_of_cpu(cpu, tmp_path):
     inputs = batch_of(FIELDS["vocab_size"])
     expected, rest = stock_outputs(model, inputs)
     real = inputs["attention_mask"].bool().numpy()
-    for dtype, bound in BOUNDS.items():
+    for dtype in ROUNDING:
         file = tmp_path / f"{dtype}.sbk"
         export(model, file, dtype=dtype)
         outputs, tier, repacked = evaluate(file, inputs, cpu)
@@ -96,15 +102,16 @@ def test_every_dtype_on_every_kind_of_cpu(cpu, tmp_path):
         in_place = {"float32": True, "float16": tier != "neon", "int8": tier in ("neondot", "neoni8mm")}
         assert (repacked == 0) == in_place.get(dtype, tier != "neoni8mm"), (dtype, tier, repacked)
         states = outputs[: expected.size].reshape(expected.shape)
-        assert np.abs(states - expected)[real].max() <= bound, dtype
+        allowed = bound(dtype, FIELDS["num_hidden_layers"], np.abs(expected).max())
+        assert np.abs(states - expected)[real].max() <= allowed, dtype
         assert not states[~real].any()
-        assert np.abs(outputs[expected.size :] - rest).max() <= bound, dtype
+        assert np.abs(outputs[expected.size :] - rest).max() <= allowed, dtype
 
 
 def test_a_tier_that_the_cpu_lacks_is_an_error(tmp_path):
     emulator()
     export(stock("SqueezeBertModel", **FIELDS), tmp_path / "model.sbk")
-    with pytest.raises(AssertionError, match="SBK_ISA='neondot' is not possible on this machine; possible: scalar, neon"):
+    with pytest.raises(AssertionError, match="SBK_ISA='neondot' is not possible .* possible: scalar, neon"):
         evaluate(tmp_path / "model.sbk", batch_of(FIELDS["vocab_size"]), "cortex-a57", SBK_ISA="neondot")
 
 
@@ -122,11 +129,11 @@ def test_minilm_with_real_weights(tmp_path, bert_vocab):
     with torch.no_grad():
         expected = model(**inputs).last_hidden_state.numpy()
     real = inputs["attention_mask"].bool().numpy()
-    for dtype, bound, cosine in (("float32", 2e-5, 0.9999999), ("float16", 2e-2, 0.9999), ("int8", 5e-1, 0.99)):
+    for dtype, cosine in (("float32", 0.9999999), ("float16", 0.9999), ("int8", 0.99)):
         export(model, tmp_path / "m.sbk", dtype=dtype)
         outputs, _, _ = evaluate(tmp_path / "m.sbk", inputs, "cortex-a76")
-        states = outputs[: expected.size].reshape(expected.shape)[real]
-        wanted = expected[real]
-        assert np.abs(states - wanted).max() <= bound, dtype
+        states = outputs[: expected.size].reshape(expected.shape)[real].astype(np.float64)
+        wanted = expected[real].astype(np.float64)
+        assert np.abs(states - wanted).max() <= bound(dtype, 6, np.abs(wanted).max()), dtype
         similarity = (states * wanted).sum(-1) / np.linalg.norm(states, axis=-1) / np.linalg.norm(wanted, axis=-1)
         assert similarity.min() >= cosine, dtype

@@ -81,7 +81,8 @@ def test_int8_checkpoints_keep_their_integers(tmp_path):
 
 def test_bert(tmp_path):
     torch.manual_seed(0)
-    fields = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    fields = {name: FIELDS[name] for name in sizes}
     model = transformers.BertForTokenClassification(transformers.BertConfig(**fields, num_labels=5)).eval()
     model.save_pretrained(tmp_path / "bert")
     export(tmp_path / "bert", tmp_path / "bert.sbk", dtype="float16")

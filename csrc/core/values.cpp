@@ -20,8 +20,8 @@ void from_floats(const float* data, int64_t n, WeightType type, void* out) {
     return;
   }
   for (int64_t i = 0; i < n; i++) {
-    const uint16_t value = type == WeightType::float16 ? fp16_bits(data[i])
-                                                       : static_cast<uint16_t>(round_to_bf16(data[i]) >> 16);
+    const uint16_t value =
+        type == WeightType::float16 ? fp16_bits(data[i]) : static_cast<uint16_t>(round_to_bf16(data[i]) >> 16);
     std::memcpy(static_cast<char*>(out) + i * 2, &value, sizeof value);
   }
 }
@@ -37,7 +37,8 @@ float quantize_row(const float* x, int64_t n, int8_t* q) {
   for (int64_t i = 0; i < n; i++) max = std::max(max, std::fabs(x[i])), poison += x[i] * 0.0f;
   const float scale = int8_scale(max) + poison;
   const float inverse = scale > 0 && std::isfinite(scale) ? 1.0f / scale : 0.0f;
-  for (int64_t i = 0; i < n; i++) q[i] = inverse == 0.0f ? int8_t{0} : static_cast<int8_t>(std::nearbyint(x[i] * inverse));
+  for (int64_t i = 0; i < n; i++)
+    q[i] = inverse == 0.0f ? int8_t{0} : static_cast<int8_t>(std::nearbyint(x[i] * inverse));
   return scale;
 }
 

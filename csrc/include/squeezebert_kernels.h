@@ -213,13 +213,13 @@ typedef struct sbk_output {
 } sbk_output;
 
 /* Runs the model. The same input gives the same bits, for any number of threads.
- * Errors: SBK_INVALID_ARGUMENT (an id out of range, an output too small, ...), SBK_UNSUPPORTED (an output that the model
- * does not have, or weights of a tier that this CPU lacks), SBK_OUT_OF_MEMORY, SBK_BUSY. */
+ * Errors: SBK_INVALID_ARGUMENT (an id out of range, an output too small, ...), SBK_UNSUPPORTED (an output that the
+ * model does not have, or weights of a tier that this CPU lacks), SBK_OUT_OF_MEMORY, SBK_BUSY. */
 SBK_API sbk_status sbk_run(const sbk_model* model, sbk_context* context, const sbk_input* input,
                            const sbk_output* output);
 
-/* Bytes of scratch memory that sbk_run takes at most for `batch` sequences of `length` tokens on `threads` threads, with
- * every output that the model has. */
+/* Bytes of scratch memory that sbk_run takes at most for `batch` sequences of `length` tokens on `threads` threads,
+ * with every output that the model has. */
 SBK_API sbk_status sbk_workspace_bytes(const sbk_model* model, int32_t batch, int32_t length, int32_t threads,
                                        size_t* bytes);
 
@@ -248,9 +248,9 @@ typedef struct sbk_tokens {
   int64_t* end;
 } sbk_tokens;
 
-/* Text to tokens, exactly as the Hugging Face tokenizer that the model was exported with: [CLS] text [SEP] or [CLS] text
- * [SEP] pair [SEP]. `count` gets their number. Errors: SBK_UNSUPPORTED (the model has no tokenizer: it was loaded from
- * safetensors), SBK_INVALID_ARGUMENT (capacity < number of tokens, which `count` then tells). */
+/* Text to tokens, exactly as the Hugging Face tokenizer that the model was exported with: [CLS] text [SEP] or [CLS]
+ * text [SEP] pair [SEP]. `count` gets their number. Errors: SBK_UNSUPPORTED (the model has no tokenizer: it was loaded
+ * from safetensors), SBK_INVALID_ARGUMENT (capacity < number of tokens, which `count` then tells). */
 SBK_API sbk_status sbk_tokenize(const sbk_model* model, const sbk_text* text, const sbk_tokens* tokens, int32_t* count);
 
 /* The id of a token as it is written in the vocabulary ("[MASK]", "##ing"), -1 if there is none. */
@@ -265,9 +265,9 @@ SBK_API sbk_status sbk_decode(const sbk_model* model, const int32_t* token_ids, 
 
 typedef struct sbk_weight sbk_weight;
 
-/* Packs `weight` [out_channels][in_channels / groups] (float32, row-major; not needed afterwards) for a grouped pointwise
- * convolution on the active tier. num_heads: 0, or that of the attention block it is for. groups divides both channel
- * counts; num_heads divides out_channels. */
+/* Packs `weight` [out_channels][in_channels / groups] (float32, row-major; not needed afterwards) for a grouped
+ * pointwise convolution on the active tier. num_heads: 0, or that of the attention block it is for. groups divides both
+ * channel counts; num_heads divides out_channels. */
 SBK_API sbk_status sbk_weight_create(const float* weight, int32_t out_channels, int32_t in_channels, int32_t groups,
                                      int32_t num_heads, sbk_dtype dtype, sbk_weight** packed);
 SBK_API void sbk_weight_free(sbk_weight* packed);
@@ -322,7 +322,8 @@ typedef struct sbk_post_attention {
 /* h = layer_norm(post(context_layer) + residual);  y = layer_norm(output(activation(intermediate(h))) + h).
  * context_layer [tokens][in_channels of post], residual and y [tokens][out_channels]; y may be either of them. */
 SBK_API sbk_status sbk_post_attention_block(sbk_context* context, const sbk_post_attention* block,
-                                            const float* context_layer, const float* residual, int64_t tokens, float* y);
+                                            const float* context_layer, const float* residual, int64_t tokens,
+                                            float* y);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,8 @@
 // sbk_evaluate MODEL IN OUT: a model over token ids, for tests of builds that Python cannot load (another CPU's).
 //
 // IN: int32 batch, length, then token_ids, token_type_ids, attention_mask, each [batch][length]. OUT: float32
-// hidden_states, then pooled and logits, as far as the model has them. Prints the tier and how many bytes were repacked.
+// hidden_states, then pooled and logits, as far as the model has them. Prints the tier and how many bytes were
+// repacked.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
