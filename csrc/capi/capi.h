@@ -100,6 +100,9 @@ const KernelTable& active();
 // Runs `call`(table, parallel) with `context`'s threads and memory, of which `demand` is needed.
 template <class F>
 void run_in(sbk_context* context, const Demand& demand, const F& call) {
+  if (const std::size_t missing = context->executor->missing(demand)) {
+    fail(SBK_OUT_OF_MEMORY, "the context's workspace is ", missing, " bytes too small for this call");
+  }
   if (!context->executor->run(demand, call)) fail(SBK_BUSY, "context is in use by another thread");
 }
 

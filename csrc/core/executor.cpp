@@ -41,6 +41,11 @@ void Executor::lend(std::byte* bytes, std::size_t size) {
   memory_ = bytes + lost, size_ = size - lost, is_lent_ = true;
 }
 
+std::size_t Executor::missing(const Demand& demand) const {
+  const std::size_t wanted = demand.total(threads_) - kCacheLine;
+  return is_lent_ && wanted > size_ ? wanted - size_ : 0;
+}
+
 void Executor::cut(const Demand& demand) {
   const std::size_t wanted = demand.total(threads_) - kCacheLine;
   if (wanted > size_) {

@@ -42,6 +42,9 @@ class Executor {
   // Memory of the caller's, in place of memory of its own.
   void lend(std::byte* bytes, std::size_t size);
 
+  // How many bytes of that are missing for `demand`; 0 where memory is its own.
+  std::size_t missing(const Demand& demand) const;
+
   // False if another call is in progress; then nothing is done. Otherwise cuts memory to `demand`, throwing
   // std::bad_alloc if it does not suffice, and runs call(parallel).
   template <class F>

@@ -256,8 +256,8 @@ SBK_API sbk_status sbk_tokenize(const sbk_model* model, const sbk_text* text, co
 /* The id of a token as it is written in the vocabulary ("[MASK]", "##ing"), -1 if there is none. */
 SBK_API int32_t sbk_token_id(const sbk_model* model, const char* token);
 
-/* Tokens to text, without special tokens. Writes at most `capacity` bytes, a final 0 included, and sets `bytes` to the
- * length of the whole text without it. */
+/* Tokens to text, without special tokens and without ids that are no token. Writes at most `capacity` bytes, a final 0
+ * included, and sets `bytes` to the length of the whole text without it. */
 SBK_API sbk_status sbk_decode(const sbk_model* model, const int32_t* token_ids, int32_t count, char* text,
                               size_t capacity, size_t* bytes);
 

@@ -13,6 +13,7 @@ namespace sbk {
 namespace {
 
 constexpr int64_t query_block = 24, key_block = 512;
+constexpr int softmax_batch = 4;  // vectors of scores at a time
 
 // T: a Vec or an element type, for its lanes.
 template <class T>
@@ -114,12 +115,16 @@ SBK_INLINE float softmax_step(float* s, const float* mask, int64_t keys, float s
   const float infinity = __builtin_inff();
   f32 vmax = V::set1(-infinity);
   int64_t c = 0;
-  for (; c + V::lanes <= keys; c += V::lanes) {
-    f32 x = V::mul(V::load(s + c), vscale);
-    if (mask) x = V::add(x, V::load(mask + c));
-    V::store(s + c, x);
+  const auto look = [&](int64_t at) SBK_INLINE_LAMBDA {
+    f32 x = V::mul(V::load(s + at), vscale);
+    if (mask) x = V::add(x, V::load(mask + at));
+    V::store(s + at, x);
     vmax = V::max(vmax, x);
+  };
+  for (; c + softmax_batch * V::lanes <= keys; c += softmax_batch * V::lanes) {
+    unroll<softmax_batch>([&](auto i) SBK_INLINE_LAMBDA { look(c + i * V::lanes); });
   }
+  for (; c + V::lanes <= keys; c += V::lanes) look(c);
   float block_max = V::reduce_max(vmax);
   for (; c < keys; c++) {
     s[c] = s[c] * scale + (mask ? mask[c] : 0.0f);
@@ -134,11 +139,15 @@ SBK_INLINE float softmax_step(float* s, const float* mask, int64_t keys, float s
   const float reference = new_max == -infinity ? 0.0f : new_max;
   const f32 vreference = V::set1(reference);
   f32 vsum = V::zero();
-  for (c = 0; c < padded; c += V::lanes) {
-    const f32 e = vexp<V>(V::sub(V::load(s + c), vreference));
-    V::store(s + c, e);
+  const auto exponentiate = [&](int64_t at) SBK_INLINE_LAMBDA {
+    const f32 e = vexp<V>(V::sub(V::load(s + at), vreference));
+    V::store(s + at, e);
     vsum = V::add(vsum, e);
+  };
+  for (c = 0; c + softmax_batch * V::lanes <= padded; c += softmax_batch * V::lanes) {
+    unroll<softmax_batch>([&](auto i) SBK_INLINE_LAMBDA { exponentiate(c + i * V::lanes); });
   }
+  for (; c < padded; c += V::lanes) exponentiate(c);
   const float shrink = running_max == -infinity ? 0.0f : V::reduce_max(vexp<V>(V::set1(running_max - reference)));
   running_max = new_max;
   sum = sum * shrink + V::reduce_add(vsum);
@@ -205,6 +214,7 @@ void attention(const AttentionArgs& p) {
 template <class E>
 void stack_rows(const StackRowsArgs& p) {
   using V = typename E::Vec;
+  if constexpr (E::per == 1) return encode_rounded<E>({p.x, p.ldx, p.y, p.ldy, nullptr, p.rows, p.cols});
   for (int64_t r = 0; r < p.rows; r += E::per) {
     auto* y = static_cast<typename E::unit*>(p.y) + r / E::per * p.ldy;
     for (int64_t c = 0; c < p.cols; c += V::lanes) {

@@ -127,6 +127,9 @@ std::unique_ptr<Model> Model::load(const std::string& path, const Options& optio
   }
   // Saved, it is a file of what was loaded: other heads' weights are not in it.
   if (options.head != SBK_HEAD_DEFAULT) model->config_text_ = with_head(model->config_text_, model->config);
+  if (options.head != SBK_HEAD_DEFAULT && !model->has_head()) {
+    fail(SBK_UNSUPPORTED, path, ": it has no weights for the head ", head_name(options.head));
+  }
   model->assemble(compute);
   return model;
 }
@@ -194,6 +197,20 @@ void Model::assemble(Compute wanted) {
     pooler = conv("pooler.dense", {hidden, hidden, 1, 0}, Compute::float32);
   }
   assemble_head();
+}
+
+bool Model::has_head() const {
+  switch (config.head) {
+    case SBK_HEAD_DEFAULT:
+    case SBK_HEAD_NONE:
+      return true;
+    case SBK_HEAD_MASKED_LM:
+      return weights_->has("cls.predictions.transform.dense.weight");
+    case SBK_HEAD_QUESTION_ANSWERING:
+      return weights_->has("qa_outputs.weight");
+    default:
+      return weights_->has("classifier.weight");
+  }
 }
 
 void Model::assemble_head() {

@@ -57,6 +57,8 @@ class Model {
  private:
   Model() = default;
   void assemble(Compute compute);
+  // Whether the weights of the head that `config` names are there.
+  bool has_head() const;
   void assemble_head();
   Conv conv(const std::string& name, const ConvShape& shape, Compute compute);
   Norm norm(const std::string& name, int64_t channels, float eps);

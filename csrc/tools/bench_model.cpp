@@ -15,7 +15,8 @@
 namespace sbk::tools {
 namespace {
 
-constexpr int64_t kVocabulary = 1024, kHidden = 768, kIntermediate = 3072, kLayers = 12, kPositions = 512;
+constexpr int64_t kVocabulary = 1024, kHidden = 768, kIntermediate = 3072, kLayers = 12,
+                  kPositions = SyntheticModel::max_length;
 
 struct Random {
   uint64_t state = 0x9e3779b97f4a7c15;

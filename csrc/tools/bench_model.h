@@ -12,6 +12,8 @@ namespace sbk::tools {
 // 53 MB, which the destructor removes. In $TMPDIR, or /data/local/tmp or /tmp.
 class SyntheticModel {
  public:
+  static constexpr int32_t max_length = 512;
+
   SyntheticModel();
   ~SyntheticModel();
   SyntheticModel(const SyntheticModel&) = delete;

@@ -1,5 +1,6 @@
 #include "tools/command.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -231,6 +232,7 @@ int run_main(const char* program, void (*body)(int, char**), int argc, char** ar
     message = error.what();
   }
   std::fflush(stdout);
+  std::replace(message.begin(), message.end(), '\n', ' ');  // of a path
   std::fprintf(stderr, "%s: error: %s\n", program, message.c_str());
   return status;
 }

@@ -258,13 +258,19 @@ void time_models(Bench* bench) {
   json.field("num_heads", info.num_heads).field("repacked_bytes", info.repacked_bytes).close();
   json.key("models").open('[');
   for (const int64_t length : options.lengths) {
-    if (length > info.max_length) {
-      throw UsageError("--lengths: the model takes at most " + std::to_string(info.max_length) + " tokens");
-    }
     std::vector<float> reference;
     for (const ModelHandle& model : models) time_model(bench, model.get(), length, &reference);
   }
   json.close();
+}
+
+// Before anything is measured.
+void check_lengths(const Options& options) {
+  int32_t most = SyntheticModel::max_length;
+  if (!options.model.empty()) most = info_of(load_model(options.model, {}).get()).max_length;
+  for (const int64_t length : options.lengths) {
+    if (length > most) throw UsageError("--lengths: the model takes at most " + std::to_string(most) + " tokens");
+  }
 }
 
 Options parse(const Arguments& arguments) {
@@ -314,6 +320,7 @@ void body(int argc, char** argv) {
   if (sbk_active_isa() == nullptr) throw UsageError(sbk_last_error());
 
   Bench bench{parse(arguments), read_machine(), sbk_active_isa(), {}};
+  check_lengths(bench.options);
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(nullptr, std::fclose);
   if (!bench.options.json.empty()) {  // now, rather than after minutes
     file.reset(std::fopen(bench.options.json.c_str(), "we"));

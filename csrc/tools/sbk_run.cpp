@@ -71,23 +71,26 @@ std::vector<std::string> split(const std::string& line) {
 
 void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
+// A line that cannot be answered is told of, in its place, and the next one is answered.
 void answer_lines(const Session& session) {
+  const RunOptions& options = session.options();
   std::string line;
+  int64_t failed = 0;
   for (int64_t number = 1; read_line(&line); number++) {
-    const std::string where = "line " + std::to_string(number) + ": ";
     std::string said;
     try {
       said = answer(session, split(line));
-    } catch (const UsageError& error) {
-      throw UsageError(where + error.what());
     } catch (const std::runtime_error& error) {
-      throw std::runtime_error(where + error.what());
+      failed++;
+      std::fprintf(stderr, "sbk-run: error: line %lld: %s\n", static_cast<long long>(number), error.what());
+      if (options.json || options.embedding) said = Json().open('{').field("error", error.what()).close().str() + "\n";
     }
-    const RunOptions& options = session.options();
     if (!options.json && !options.embedding) print("> " + line + "\n");
     print(said);
     std::fflush(stdout);
   }
+  if (failed > 0)
+    throw std::runtime_error(std::to_string(failed) + (failed == 1 ? " line was" : " lines were") + " not answered");
 }
 
 void show_info(const Session& session) {

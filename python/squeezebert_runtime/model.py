@@ -139,8 +139,11 @@ class Model:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if not 0 <= threads <= 4096:
             raise ValueError(f"threads must be from 0 to 4096, got {threads}")
+        raw_path = os.fsencode(path)
+        if b"\0" in raw_path:
+            raise ValueError(f"path {path!r} has a NUL in it")
         self._native = _native.Model(
-            os.fsencode(path), DTYPES[dtype] if dtype else 0, HEADS[head] if head else 0, isa, verify, threads, pin
+            raw_path, DTYPES[dtype] if dtype else 0, HEADS[head] if head else 0, isa, verify, threads, pin
         )
         raw: dict[str, Any] = self._native.info()
         raw["dtype"] = next(name for name, number in DTYPES.items() if number == raw["dtype"])
@@ -293,4 +296,4 @@ class Model:
 
     def token_id(self, token: str) -> int:
         """The id of a token as it is written in the vocabulary ("[MASK]", "##ing"), -1 if there is none."""
-        return self._native.token_id(token)
+        return -1 if "\0" in token else self._native.token_id(token)

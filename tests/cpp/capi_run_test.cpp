@@ -124,7 +124,7 @@ TEST(too_small_a_workspace_is_refused_before_anything_is_written) {
     }
     CHECK_EQ(status(high), SBK_OK);
     CHECK_EQ(status(high - 1), SBK_OUT_OF_MEMORY);
-    expect(status(0), SBK_OUT_OF_MEMORY, "memory");
+    expect(status(0), SBK_OUT_OF_MEMORY, "too small");
     // Nothing but room for alignment is promised in vain.
     CHECK(promised - high <= 64);
   }
