@@ -13,7 +13,6 @@ namespace sbk {
 namespace {
 
 constexpr int64_t query_block = 24, key_block = 512;
-constexpr int softmax_batch = 4;  // vectors of scores at a time
 
 // T: a Vec or an element type, for its lanes.
 template <class T>
@@ -121,8 +120,8 @@ SBK_INLINE float softmax_step(float* s, const float* mask, int64_t keys, float s
     V::store(s + at, x);
     vmax = V::max(vmax, x);
   };
-  for (; c + softmax_batch * V::lanes <= keys; c += softmax_batch * V::lanes) {
-    unroll<softmax_batch>([&](auto i) SBK_INLINE_LAMBDA { look(c + i * V::lanes); });
+  for (; c + V::batch * V::lanes <= keys; c += V::batch * V::lanes) {
+    unroll<V::batch>([&](auto i) SBK_INLINE_LAMBDA { look(c + i * V::lanes); });
   }
   for (; c + V::lanes <= keys; c += V::lanes) look(c);
   float block_max = V::reduce_max(vmax);
@@ -144,8 +143,8 @@ SBK_INLINE float softmax_step(float* s, const float* mask, int64_t keys, float s
     V::store(s + at, e);
     vsum = V::add(vsum, e);
   };
-  for (c = 0; c + softmax_batch * V::lanes <= padded; c += softmax_batch * V::lanes) {
-    unroll<softmax_batch>([&](auto i) SBK_INLINE_LAMBDA { exponentiate(c + i * V::lanes); });
+  for (c = 0; c + V::batch * V::lanes <= padded; c += V::batch * V::lanes) {
+    unroll<V::batch>([&](auto i) SBK_INLINE_LAMBDA { exponentiate(c + i * V::lanes); });
   }
   for (; c < padded; c += V::lanes) exponentiate(c);
   const float shrink = running_max == -infinity ? 0.0f : V::reduce_max(vexp<V>(V::set1(running_max - reference)));

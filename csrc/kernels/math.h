@@ -78,7 +78,7 @@ SBK_INLINE typename V::f32 relu(typename V::f32 x) {
 // others.
 template <class V, class F>
 SBK_INLINE void for_each_vector(float* y, int64_t ldy, int64_t rows, int64_t n, F f) {
-  constexpr int batch = 4;
+  constexpr int batch = V::batch;
   for (int64_t r = 0; r < rows; r++, y += ldy) {
     int64_t c = 0;
     for (; c + batch * V::lanes <= n; c += batch * V::lanes) {

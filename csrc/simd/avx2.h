@@ -13,6 +13,7 @@ namespace {
 
 struct Avx2 {
   static constexpr int lanes = 8, tile_rows = 6, tile_vectors = 2, a_steps = 1;
+  static constexpr int batch = 4;
   static constexpr bool prefetches = true, fma_overwrites_addend = false;
   using f32 = __m256;
   using a32 = __m256;

@@ -13,6 +13,7 @@ namespace {
 
 struct Avx512 {
   static constexpr int lanes = 16, tile_rows = 8, tile_vectors = 3, a_steps = 1;
+  static constexpr int batch = 4;
   static constexpr bool prefetches = true, fma_overwrites_addend = false;
   using f32 = __m512;
   using a32 = __m512;

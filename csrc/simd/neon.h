@@ -50,6 +50,7 @@ SBK_INLINE void load_neon_row(T (&b)[NV], const U* from) {
 
 struct Neon {
   static constexpr int lanes = 4, tile_rows = 4, tile_vectors = 4, a_steps = 8;
+  static constexpr int batch = 2;  // four need more registers than there are
   static constexpr bool prefetches = false, fma_overwrites_addend = true;
   using f32 = float32x4_t;
   using a32 = NeonA<float32x4_t>;

@@ -22,7 +22,9 @@ struct NeonBF16 : Units32<Neon> {
   }
   template <int S>
   static SBK_INLINE acc mac(acc c, a32 a, b32 b) {
-    return vbfdotq_laneq_f32(c, b, S < 4 ? a.low : a.high, S % 4);
+    // Written out: clang makes a register of copies of the lane first, and runs out of registers.
+    asm("bfdot %0.4s, %1.8h, %2.2h[%3]" : "+w"(c) : "w"(b), "w"(S < 4 ? a.low : a.high), "i"(S % 4));
+    return c;
   }
   static SBK_INLINE void encode_value(void* p, float x) {
     const bfloat16_t value = vcvth_bf16_f32(x);

@@ -8,6 +8,7 @@
 //   load_a(p)           reads one float at p, where a_steps is 1; elsewhere next_a(p) reads a_steps and moves p on, and
 //                       splat_a(p) reads one
 //   load_row(b, p)      optional: all registers of b, side by side, at once
+//   batch               vectors that activations and softmax work on at a time, for whose constants there are registers
 //   prefetches          whether a tile fetches what the next panel will read
 //   fma_overwrites_addend   whether the instruction has no other destination
 //   mac<s>(c, a, b)     c + a[s] * b, rounded once where the ISA has a fused multiply-add
@@ -29,6 +30,7 @@ namespace {
 
 struct Scalar {
   static constexpr int lanes = 1, tile_rows = 4, tile_vectors = 4, a_steps = 1;
+  static constexpr int batch = 4;
   static constexpr bool prefetches = true, fma_overwrites_addend = false;
   using f32 = float;
   using a32 = float;
