@@ -346,7 +346,7 @@ def test_bad_files_and_options(exported, tmp_path):
         (file, {"dtype": "float32"}, ValueError, "its weights are int8, not float32"),
         (file, {"dtype": "fp32"}, ValueError, "dtype must be one of float32, bfloat16, int8, float16, got 'fp32'"),
         (file, {"head": "lm"}, ValueError, "head must be one of none, masked_lm"),
-        (file, {"head": "masked_lm"}, ValueError, "is missing"),
+        (file, {"head": "masked_lm"}, ValueError, "no weights for the head masked_lm"),
         (file, {"isa": "sse9"}, ValueError, "isa='sse9' is none of scalar"),
         (file, {"threads": -1}, ValueError, "threads must be from 0 to 4096, got -1"),
     ]:
