@@ -147,8 +147,9 @@ void ThreadPool::run(void* context, int64_t n, Parallel::Task task, void* arg) {
   pool.n_ = n;
   pool.step_ = std::max<int64_t>(1, n / (pool.threads() * kRangesPerThread));
   pool.next_ = 0;
-  // The next number, open, nobody inside.
-  pool.state_.store((run_of(pool.state_.load()) + 1) * kRun | kOpen);
+  // The next number, open, nobody inside. Exchanged, here as below: QEMU on x86 lets the load behind a store, which the
+  // other side's wake-up depends on, go first, although the store and the load are sequentially consistent.
+  pool.state_.exchange((run_of(pool.state_.load()) + 1) * kRun | kOpen);
   const int64_t wanted = std::min({n - 1, pool.threads() - 1, pool.sleepers_.load()});
   if (wanted > 0) {
     const std::lock_guard lock(pool.sleep_->mutex);
@@ -160,7 +161,7 @@ void ThreadPool::run(void* context, int64_t n, Parallel::Task task, void* arg) {
   const auto empty = [&pool] { return inside(pool.state_.load()) == 0; };
   if (!pool.spin(empty)) {
     std::unique_lock lock(pool.sleep_->mutex);
-    pool.caller_sleeps_ = true;
+    pool.caller_sleeps_.exchange(true);
     pool.sleep_->done.wait(lock, empty);
     pool.caller_sleeps_ = false;
   }
