@@ -20,6 +20,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from baseline import compare
+
 from squeezebert_kernels.benchmark import native
 
 BASELINE = Path(__file__).with_name("instructions.json")
@@ -74,22 +77,6 @@ def count_all(program: Path, tiers: list[str], counter: str) -> tuple[dict[str, 
         else:
             print(f"{isa}: {len(counts) - before} kernels counted {'by callgrind' if callgrind else 'step by step'}")
     return counts, uncounted
-
-
-def compare(counts: dict[str, int], baseline: dict[str, int], tolerance: float) -> int:
-    """Prints what changed; returns how many kernels need more instructions than the tolerance (per cent) allows."""
-    worse = 0
-    for key, count in counts.items():
-        if key not in baseline:
-            print(f"new       {key}: {count}, not in the baseline")
-            continue
-        change = 100 * (count / baseline[key] - 1)
-        if change > tolerance:
-            worse += 1
-            print(f"WORSE     {key}: {baseline[key]} -> {count} instructions, {change:+.1f} %")
-        elif change < -tolerance:
-            print(f"better    {key}: {baseline[key]} -> {count} instructions, {change:+.1f} %: update the baseline")
-    return worse
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -106,12 +106,30 @@ def test_what_is_refused(tmp_path, capsys):
 
 
 def test_a_file_that_exists_stays_whole_if_writing_fails(tmp_path):
+    """As on a full disk: the process may write no more than the first page of a file."""
+    model = stock("SqueezeBertModel", **FIELDS)
+    model.save_pretrained(tmp_path / "model")
     file = tmp_path / "model.sbk"
-    export(stock("SqueezeBertModel", **FIELDS), file)
+    export(model, file)
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="is none of scalar"):
-        export(stock("SqueezeBertModel", **FIELDS), file, tier="nonsense")
+    code = """
+import resource, signal, sys
+from squeezebert_kernels import _capi
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with _capi.loaded(sys.argv[1], "float16", "neondot") as model:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    try:
+        _capi.save(model, sys.argv[2])
+    except ValueError as error:
+        sys.exit(str(error))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model"), str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
     assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.glob("model.sbk*")] == ["model.sbk"]
 
 
 def test_help_needs_no_library():

@@ -18,8 +18,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import emulation
+from baseline import compare
 from emulation import PRODUCTS, Counts, Failed, Unavailable
 
 BASELINE = Path(__file__).with_name("instructions.json")
@@ -88,22 +90,6 @@ def row(key: str, result: Result) -> str:
     return f"{key:52} {counts.total:11} {counts.multiplies:13} {share:>8} {loads:10} {stores:9} {ratio:>11}"
 
 
-def compare(totals: dict[str, int], baseline: dict[str, int]) -> int:
-    """Prints what changed; returns how many kernels need more instructions than the tolerance allows."""
-    worse = 0
-    for key, total in totals.items():
-        if key not in baseline:
-            print(f"new       {key}: {total}, not in the baseline")
-            continue
-        change = 100 * (total / baseline[key] - 1)
-        if change > TOLERANCE:
-            worse += 1
-            print(f"WORSE     {key}: {baseline[key]} -> {total} instructions, {change:+.1f} %")
-        elif change < -TOLERANCE:
-            print(f"better    {key}: {baseline[key]} -> {total} instructions, {change:+.1f} %: update the baseline")
-    return worse
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Instructions of the ARM kernels, counted under emulation.")
     parser.add_argument("--guard", action="store_true", help=f"compare with {BASELINE.name}")
@@ -158,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         if compiler not in baselines:
             print(f"NOTHING WAS CHECKED: no baseline for {compiler}, only for {', '.join(baselines) or 'nothing'}")
             return 1
-        worse = compare(totals, baselines[compiler])
+        worse = compare(totals, baselines[compiler], TOLERANCE)
         print(
             f"{len(totals)} kernels, {compiler}: " + (f"{worse} WORSE than the baseline" if worse else "none is worse")
         )

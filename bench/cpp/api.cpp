@@ -17,7 +17,7 @@ const char* sbk_bench_cases() {
       for (Compute compute : sbk::bench::kComputes) {
         for (const std::string& name : sbk::bench::case_names()) {
           if (!sbk::bench::has_case(*table, compute, name)) continue;
-          out << table->isa << '\t' << sbk::bench::compute_name(compute) << '\t' << name << '\n';
+          out << table->isa << '\t' << sbk::compute_name(compute) << '\t' << name << '\n';
         }
       }
     }
@@ -29,8 +29,7 @@ const char* sbk_bench_cases() {
 double sbk_bench_peak(const char* isa, const char* dtype, int64_t microseconds, int64_t threads) {
   Compute compute;
   const sbk::bench::PeakLoops* loops = sbk::bench::peak_loops(isa);
-  if (loops == nullptr || sbk::bench::find_table(isa) == nullptr || !sbk::bench::parse_compute(dtype, &compute))
-    return 0;
+  if (loops == nullptr || sbk::find_table(isa) == nullptr || !sbk::bench::parse_compute(dtype, &compute)) return 0;
   const auto& loop = compute == Compute::float32    ? loops->float32
                      : compute == Compute::bfloat16 ? loops->bfloat16
                      : compute == Compute::int8     ? loops->int8
@@ -42,7 +41,7 @@ double sbk_bench_bandwidth(int64_t threads) { return sbk::bench::measure_bandwid
 
 void* sbk_bench_open(const char* isa, const char* dtype, const char* name) {
   Compute compute;
-  const sbk::KernelTable* table = sbk::bench::find_table(isa);
+  const sbk::KernelTable* table = sbk::find_table(isa);
   if (table == nullptr || !sbk::bench::parse_compute(dtype, &compute)) return nullptr;
   auto work = sbk::bench::open_case(*table, compute, name);
   if (work) work->run();

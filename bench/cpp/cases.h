@@ -41,9 +41,5 @@ inline constexpr Compute kComputes[] = {Compute::float32, Compute::bfloat16, Com
 
 // "float32", "bfloat16", "int8", "float16"; false for anything else.
 bool parse_compute(const std::string& name, Compute* compute);
-const char* compute_name(Compute compute);
-
-// The table of this tier if this CPU can run it, else null.
-const KernelTable* find_table(const std::string& isa);
 
 }  // namespace sbk::bench

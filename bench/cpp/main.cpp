@@ -72,7 +72,7 @@ Options parse(int argc, char** argv) {
     if (option == "--calls") options.calls = positive(option, argv[i]);
   }
   Compute compute;
-  if (!options.isa.empty() && sbk::bench::find_table(options.isa) == nullptr) {
+  if (!options.isa.empty() && sbk::find_table(options.isa) == nullptr) {
     std::string possible;
     for (const sbk::KernelTable* table : sbk::available_tables()) possible += std::string(" ") + table->isa;
     fail("--isa '" + options.isa + "' is not possible on this machine; possible:" + possible);
@@ -131,7 +131,7 @@ int main(int argc, char** argv) {
   for (const sbk::KernelTable* table : sbk::available_tables()) {
     if (!options.isa.empty() && options.isa != table->isa) continue;
     for (Compute compute : sbk::bench::kComputes) {
-      const std::string dtype = sbk::bench::compute_name(compute);
+      const std::string dtype = sbk::compute_name(compute);
       if (!options.dtype.empty() && options.dtype != dtype) continue;
       for (const std::string& name : names) {
         const auto work = sbk::bench::open_case(*table, compute, name);

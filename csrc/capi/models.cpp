@@ -7,13 +7,6 @@ using namespace sbk::capi;
 
 namespace {
 
-const KernelTable* runnable_table(const std::string& tier) {
-  for (const KernelTable* table : available_tables()) {
-    if (tier == table->isa) return table;
-  }
-  return nullptr;
-}
-
 Model::Options parse(const sbk_load_options* given) {
   const sbk_load_options options = given != nullptr ? versioned(given, "options") : sbk_load_options{};
   Model::Options parsed;
@@ -115,7 +108,7 @@ sbk_status sbk_model_load(const char* path, const sbk_load_options* options, sbk
     const Model::Options parsed = parse(options);
     auto loaded = std::make_unique<sbk_model>();
     loaded->model = Model::load(path, parsed, serial());
-    loaded->table = runnable_table(loaded->model->tier);
+    loaded->table = find_table(loaded->model->tier);
     *model = loaded.release();
   });
 }

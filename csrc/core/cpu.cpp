@@ -78,12 +78,12 @@ Choice choose() {
     choice.table = available_tables().back();
     return choice;
   }
-  std::string possible;
-  for (const KernelTable* table : available_tables()) {
-    if (std::string(wanted) == table->isa) choice.table = table;
-    possible += (possible.empty() ? "" : ", ") + std::string(table->isa);
-  }
+  choice.table = find_table(wanted);
   if (choice.table == nullptr) {
+    std::string possible;
+    for (const KernelTable* table : available_tables()) {
+      possible += (possible.empty() ? "" : ", ") + std::string(table->isa);
+    }
     choice.error = "SBK_ISA='" + std::string(wanted) + "' is not possible on this machine; possible: " + possible;
   }
   return choice;
@@ -94,6 +94,13 @@ Choice choose() {
 const std::vector<const KernelTable*>& available_tables() {
   static const std::vector<const KernelTable*> tables = find_tables();
   return tables;
+}
+
+const KernelTable* find_table(const std::string& isa) {
+  for (const KernelTable* table : available_tables()) {
+    if (isa == table->isa) return table;
+  }
+  return nullptr;
 }
 
 const KernelTable* active_table(std::string* error) {

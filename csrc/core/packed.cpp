@@ -91,8 +91,6 @@ int64_t block_columns(const Weight& w, int64_t num_heads) {
   return group;
 }
 
-const TierLayout* find_layout(const std::string& tier) { return layout_named(tier.c_str()); }
-
 int64_t packed_bytes(const TierLayout& tier, const Weight& w, int64_t num_heads, Compute compute) {
   return describe(tier, w, num_heads, compute).bytes;
 }

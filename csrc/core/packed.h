@@ -63,9 +63,6 @@ static_assert(sizeof(PackedHeader) == 64);
 // own.
 int64_t block_columns(const Weight& weight, int64_t num_heads);
 
-// How the tier of this name wants its weights, whatever this machine can run; null for one that does not exist.
-const TierLayout* find_layout(const std::string& tier);
-
 // Bytes of the section of `weight`.
 int64_t packed_bytes(const TierLayout& tier, const Weight& weight, int64_t num_heads,
                      Compute compute = Compute::float32);

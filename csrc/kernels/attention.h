@@ -213,17 +213,20 @@ void attention(const AttentionArgs& p) {
 template <class E>
 void stack_rows(const StackRowsArgs& p) {
   using V = typename E::Vec;
-  if constexpr (E::per == 1) return encode_rounded<E>({p.x, p.ldx, p.y, p.ldy, nullptr, p.rows, p.cols});
-  for (int64_t r = 0; r < p.rows; r += E::per) {
-    auto* y = static_cast<typename E::unit*>(p.y) + r / E::per * p.ldy;
-    for (int64_t c = 0; c < p.cols; c += V::lanes) {
-      const int64_t left = p.cols - c;
-      typename V::f32 rows[E::per];
-      unroll<E::per>([&](auto i) SBK_INLINE_LAMBDA {
-        const float* x = p.x + (r + i) * p.ldx + c;
-        rows[i] = r + i >= p.rows ? V::zero() : left < V::lanes ? V::load_partial(x, left) : V::load(x);
-      });
-      E::store_stacked(y + c, rows);
+  if constexpr (E::per == 1) {
+    encode_rounded<E>({p.x, p.ldx, p.y, p.ldy, nullptr, p.rows, p.cols});
+  } else {
+    for (int64_t r = 0; r < p.rows; r += E::per) {
+      auto* y = static_cast<typename E::unit*>(p.y) + r / E::per * p.ldy;
+      for (int64_t c = 0; c < p.cols; c += V::lanes) {
+        const int64_t left = p.cols - c;
+        typename V::f32 rows[E::per];
+        unroll<E::per>([&](auto i) SBK_INLINE_LAMBDA {
+          const float* x = p.x + (r + i) * p.ldx + c;
+          rows[i] = r + i >= p.rows ? V::zero() : left < V::lanes ? V::load_partial(x, left) : V::load(x);
+        });
+        E::store_stacked(y + c, rows);
+      }
     }
   }
 }

@@ -40,16 +40,15 @@ struct Ahead {
   }
 };
 
-template <class E>
-struct ConvTile {
-  using V = typename E::Vec;
-  static constexpr bool is_int8 = sums_integers<E>;
-
+// A panel's tiles, row after row: Kind::tile<whole, MR, NV>(t, row, columns), where `whole` tells that no vector of it
+// is partial.
+template <class Kind, class E>
+struct PanelTiles {
   template <int MR, int NV>
   static void run(const ConvPanelArgs<E>& t) {
-    const int64_t columns = t.conv.n - t.column < NV * V::lanes ? t.conv.n - t.column : NV * V::lanes;
-    if (columns == NV * V::lanes) {
-      for (int64_t row = t.first_row; row < t.last_row; row += MR) tile<true, MR, NV>(t, row, columns);
+    const int64_t columns = t.conv.n - t.column < NV * E::lanes ? t.conv.n - t.column : NV * E::lanes;
+    if (columns == NV * E::lanes) {
+      for (int64_t row = t.first_row; row < t.last_row; row += MR) Kind::template tile<true, MR, NV>(t, row, columns);
     } else {
       run_edge<MR, NV>(t, columns);
     }
@@ -59,8 +58,14 @@ struct ConvTile {
   // The last vector is partial. A function of its own, or GCC 12 has the registers of both kinds of tile in mind.
   template <int MR, int NV>
   static SBK_NOINLINE void run_edge(const ConvPanelArgs<E>& t, int64_t columns) {
-    for (int64_t row = t.first_row; row < t.last_row; row += MR) tile<false, MR, NV>(t, row, columns);
+    for (int64_t row = t.first_row; row < t.last_row; row += MR) Kind::template tile<false, MR, NV>(t, row, columns);
   }
+};
+
+template <class E>
+struct ConvTile : PanelTiles<ConvTile<E>, E> {
+  using V = typename E::Vec;
+  static constexpr bool is_int8 = sums_integers<E>;
 
   template <bool is_whole, int MR, int NV>
   static SBK_INLINE void tile(const ConvPanelArgs<E>& t, int64_t row, int64_t columns) {
@@ -124,25 +129,8 @@ struct ConvTile {
 // The same where sums are widened after every E::chunk units of K: then they live in y, which begins as the bias and
 // the residual.
 template <class E>
-struct ChunkedConvTile {
+struct ChunkedConvTile : PanelTiles<ChunkedConvTile<E>, E> {
   using V = typename E::Vec;
-
-  template <int MR, int NV>
-  static void run(const ConvPanelArgs<E>& t) {
-    const int64_t columns = t.conv.n - t.column < NV * E::lanes ? t.conv.n - t.column : NV * E::lanes;
-    if (columns == NV * E::lanes) {
-      for (int64_t row = t.first_row; row < t.last_row; row += MR) tile<true, MR, NV>(t, row, columns);
-    } else {
-      run_edge<MR, NV>(t, columns);
-    }
-  }
-
- private:
-  // The last vector is partial. A function of its own, or GCC 12 has the registers of both kinds of tile in mind.
-  template <int MR, int NV>
-  static SBK_NOINLINE void run_edge(const ConvPanelArgs<E>& t, int64_t columns) {
-    for (int64_t row = t.first_row; row < t.last_row; row += MR) tile<false, MR, NV>(t, row, columns);
-  }
 
   template <bool is_whole, int MR, int NV>
   static SBK_INLINE void tile(const ConvPanelArgs<E>& t, int64_t row, int64_t columns) {

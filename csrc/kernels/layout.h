@@ -10,6 +10,11 @@ namespace sbk {
 // in table.h), everything else is fp32.
 enum class Compute : int32_t { float32, bfloat16, int8, float16 };
 
+constexpr const char* compute_name(Compute compute) {
+  constexpr const char* names[] = {"float32", "bfloat16", "int8", "float16"};
+  return names[static_cast<int>(compute)];
+}
+
 // A unit is `per` neighbours along K, which one instruction multiplies.
 struct PackLayout {
   int32_t lanes;         // units, which are columns, in a vector

@@ -79,7 +79,7 @@ struct TransposeArgs {
 };
 
 // y[j][c] = the unit (x[per j][c], ..., x[per j + per - 1][c]): attention's operands that are multiplied along their
-// rows. Rows behind the last are zero. Writes whole vectors: ldy >= cols rounded up to lanes.
+// rows. Rows behind the last are zero. May write whole vectors: ldy >= cols rounded up to lanes.
 struct StackRowsArgs {
   const float* x;
   int64_t ldx;

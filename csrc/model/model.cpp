@@ -38,11 +38,6 @@ std::string_view text_section(const std::vector<FileSection>& sections, const ch
   return {};
 }
 
-const char* compute_name(Compute compute) {
-  constexpr const char* names[] = {"float32", "bfloat16", "int8", "float16"};
-  return names[static_cast<int>(compute)];
-}
-
 // What the encoder of a .sbk file multiplies in.
 Compute stored_compute(const std::vector<FileSection>& sections, const std::string& path) {
   for (const FileSection& s : sections) {

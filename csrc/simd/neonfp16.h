@@ -49,7 +49,6 @@ struct NeonFP16 {
   static SBK_INLINE void encode_vector(void* p, float32x4_t x) {
     vst1_f16(static_cast<float16_t*>(p), vcvt_f16_f32(x));
   }
-  static SBK_INLINE void store_stacked(unit* p, const float32x4_t (&rows)[1]) { encode_vector(p, rows[0]); }
 };
 
 }  // namespace

@@ -162,7 +162,7 @@ TEST(layout_is_the_equation) {
 // Every tier, whatever this machine can run.
 TEST(every_tier_can_be_packed_for) {
   for (const sbk::TierLayout& tier : sbk::kTierLayouts) {
-    const sbk::TierLayout* found = sbk::find_layout(tier.tier);
+    const sbk::TierLayout* found = sbk::layout_named(tier.tier);
     CHECK(found != nullptr && std::string(found->tier) == tier.tier && *found == tier);
     for (const Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8, Compute::float16}) {
       for (const int64_t n : column_sizes(sbk::layout_of(tier, compute))) {
@@ -174,11 +174,11 @@ TEST(every_tier_can_be_packed_for) {
       check_layout(tier, compute, 768, 192, 4, 12, Flush::end);
     }
   }
-  CHECK(sbk::find_layout("nonsense") == nullptr && sbk::find_layout("") == nullptr);
+  CHECK(sbk::layout_named("nonsense") == nullptr && sbk::layout_named("") == nullptr);
 }
 
 TEST(tables_are_packed_for_as_their_tier_says) {
-  const sbk::TierLayout* tier = sbk::find_layout(table.isa);
+  const sbk::TierLayout* tier = sbk::layout_named(table.isa);
   CHECK(tier != nullptr);
   const std::vector<float> w = numbered(96 * 7);
   const Weight weight{w.data(), WeightType::float32, 96, 7, 2};
