@@ -85,6 +85,7 @@ def test_a_model_of_the_users(tmp_path):
         (["--fast"], 2, "unknown option '--fast'"),
         (["a.sbk", "b.sbk"], 2, "more than one model is given"),
         (["--cpus", "7-4"], 2, "--cpus must be a whole number from 7 to 4095, got '4'"),
+        (["--cpus", "4095"], 2, "--cpus: CPU 4095 cannot be used; these can: "),
         (["--cpus", "0,,1"], 2, "--cpus must be a whole number from 0 to 4095, got ''"),
         (["--threads", "0"], 2, "--threads must be a whole number from 1 to 1024, got '0'"),
         (["--dtypes", "float64"], 2, "dtype 'float64' is none of float32, bfloat16, int8, float16"),

@@ -18,9 +18,11 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import re
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -208,11 +210,9 @@ def compile_tiers(compiler: Compiler) -> dict[str, str]:
     """Assembly of every ISA file but the scalar one."""
     folder = emulation.configure(compiler)
     newest = max(path.stat().st_mtime for path in (emulation.ROOT / "csrc").rglob("*") if path.is_file())
-    assembly = {}
-    for entry in json.loads((folder / "compile_commands.json").read_text(encoding="utf-8")):
+
+    def compile_one(entry: dict[str, str]) -> str:
         source = Path(entry["file"])
-        if source.parent.name != "isa" or source.stem == "scalar":
-            continue
         words = shlex.split(entry["command"])
         at = words.index("-o")
         del words[at : at + 2]
@@ -223,8 +223,13 @@ def compile_tiers(compiler: Compiler) -> dict[str, str]:
         if not fresh or stamp.read_text(encoding="utf-8") != str(words):
             run_or_raise(words, f"compiling {source.name}", cwd=entry["directory"])
             stamp.write_text(str(words), encoding="utf-8")
-        assembly[source.stem] = out.read_text(encoding="utf-8")
-    return assembly
+        return out.read_text(encoding="utf-8")
+
+    entries = json.loads((folder / "compile_commands.json").read_text(encoding="utf-8"))
+    tiers = {Path(entry["file"]).stem: entry for entry in entries if Path(entry["file"]).parent.name == "isa"}
+    del tiers["scalar"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(tiers, pool.map(compile_one, tiers.values())))
 
 
 # --- models ---

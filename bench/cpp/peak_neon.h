@@ -46,15 +46,26 @@ struct Int8Quads {
 };
 #endif
 
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+struct Int8Matrices {
+  using acc = int32x4_t;
+  using operand = int8x16_t;
+  static constexpr int per = 8, lanes = 4, chains = 24;
+  static acc start(int i) { return vdupq_n_s32(i); }
+  static operand one() { return vdupq_n_s8(1); }
+  static SBK_INLINE acc mac(acc c, operand a, operand b) { return vmmlaq_s32(c, a, b); }
+};
+#endif
+
 #if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-struct BFloat16Pairs {
+struct BFloat16Matrices {
   using acc = float32x4_t;
   using operand = uint16x8_t;
-  static constexpr int per = 2, lanes = 4, chains = 24;
+  static constexpr int per = 4, lanes = 4, chains = 24;
   static acc start(int i) { return vdupq_n_f32(static_cast<float>(1 + i)); }
   static operand one() { return vdupq_n_u16(0x3f80); }
   static SBK_INLINE acc mac(acc c, operand a, operand b) {
-    return vbfdotq_f32(c, vreinterpretq_bf16_u16(a), vreinterpretq_bf16_u16(b));
+    return vbfmmlaq_f32(c, vreinterpretq_bf16_u16(a), vreinterpretq_bf16_u16(b));
   }
 };
 #endif

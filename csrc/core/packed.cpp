@@ -56,12 +56,11 @@ struct Column {
     return q == q ? static_cast<int32_t>(q) : 0;
   }
   // The bits of unit `unit`.
-  uint32_t unit(int64_t unit, int32_t per, int32_t unit_bytes) const {
+  uint64_t unit(int64_t unit, int32_t per, int32_t unit_bytes) const {
     const int32_t width = 8 * unit_bytes / per;
-    uint32_t bits = 0;
+    uint64_t bits = 0;
     for (int32_t i = 0; i < per && unit * per + i < w.k; i++) {
-      const uint32_t value = this->value(unit * per + i, width);
-      bits |= (width == 32 ? value : value & ((1u << width) - 1)) << (i * width % 32);
+      bits |= (value(unit * per + i, width) & ((uint64_t{1} << width) - 1)) << (i * width);
     }
     return bits;
   }
@@ -110,11 +109,16 @@ void pack(const TierLayout& tier, const Weight& w, int64_t num_heads, void* out,
     const int64_t first = p.first * lanes, padded = p.width * lanes;
     char* block = values + b * header.block_bytes();
     char* panel = block + header.prefix_bytes() + first * units * header.unit_bytes;
-    const auto put = [&](int64_t step, int64_t c, uint32_t unit) {
-      if (header.unit_bytes == 4) {
-        reinterpret_cast<uint32_t*>(panel)[step * padded + c] = unit;
-      } else {
-        reinterpret_cast<uint16_t*>(panel)[step * padded + c] = static_cast<uint16_t>(unit);
+    const auto put = [&](int64_t step, int64_t c, uint64_t unit) {
+      switch (header.unit_bytes) {
+        case 2:
+          reinterpret_cast<uint16_t*>(panel)[step * padded + c] = static_cast<uint16_t>(unit);
+          return;
+        case 4:
+          reinterpret_cast<uint32_t*>(panel)[step * padded + c] = static_cast<uint32_t>(unit);
+          return;
+        default:
+          reinterpret_cast<uint64_t*>(panel)[step * padded + c] = unit;
       }
     };
     // Column by column: reads a row of w front to back, writes with the stride of a panel.
@@ -151,28 +155,30 @@ void unpack(const PackedHeader& section, void* values, float* scale, const Paral
   const int64_t lanes = section.lanes, vectors = section.padded_block() / lanes, units = section.units();
   const int64_t panels = panel_count(vectors, section.tile_vectors);
   const bool int8 = section.is(Compute::int8);
-  const int32_t width = 8 * section.unit_bytes / section.per;
+  const int32_t value_bytes = section.unit_bytes / section.per;
   parallel_for(parallel, section.n / section.block * panels, [&](int64_t task) {
     const int64_t b = task / panels;
     const Panel p = panel_at(vectors, section.tile_vectors, task % panels);
     const int64_t first = p.first * lanes, padded = p.width * lanes;
     const char* block = static_cast<const char*>(section.block_values(b));
     const char* panel = block + section.prefix_bytes() + first * units * section.unit_bytes;
-    const auto get = [&](int64_t unit, int64_t c) -> uint32_t {
-      return section.unit_bytes == 4 ? reinterpret_cast<const uint32_t*>(panel)[unit * padded + c]
-                                     : reinterpret_cast<const uint16_t*>(panel)[unit * padded + c];
+    const auto get = [&](int64_t step, int64_t c) {
+      const char* unit = panel + (step / section.per * padded + c) * section.unit_bytes;
+      uint32_t bits = 0;
+      std::memcpy(&bits, unit + step % section.per * value_bytes, value_bytes);
+      return bits;
     };
     for (int64_t c = 0; c < padded && first + c < section.block; c++) {
       const int64_t column = b * section.block + first + c;
       if (int8) scale[column] = reinterpret_cast<const float*>(block)[section.padded_block() + first + c];
       for (int64_t step = 0; step < section.k; step++) {
-        const uint32_t bits = get(step / section.per, c) >> (step % section.per * width % 32);
+        const uint32_t bits = get(step, c);
         if (int8) {
           static_cast<int8_t*>(values)[column * section.k + step] = static_cast<int8_t>(bits);
           continue;
         }
         const auto half = static_cast<uint16_t>(bits);
-        static_cast<float*>(values)[column * section.k + step] = width == 32 ? float_from_bits(bits)
+        static_cast<float*>(values)[column * section.k + step] = value_bytes == 4 ? float_from_bits(bits)
                                                                  : section.is(Compute::bfloat16)
                                                                      ? float_from_bits(bits << 16)
                                                                      : fp16_to_float(half);

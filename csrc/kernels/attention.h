@@ -105,45 +105,57 @@ SBK_INLINE void gemm(const GemmTileArgs<E>& t, int64_t rows, int64_t vectors) {
   });
 }
 
-// Adds the mask to `keys` scaled scores, turns them into exp(score - maximum) and returns the factor by which what was
+// Scales `keys` scores and adds the mask, turns them into exp(score - maximum) and returns the factor by which what was
 // accumulated before must shrink. Lanes behind `keys` become probability 0.
 template <class V>
 SBK_INLINE float softmax_step(float* s, const float* mask, int64_t keys, float scale, float& running_max, float& sum) {
   using f32 = typename V::f32;
-  const f32 vscale = V::set1(scale);
   const float infinity = __builtin_inff();
-  f32 vmax = V::set1(-infinity);
-  int64_t c = 0;
-  const auto look = [&](int64_t at) SBK_INLINE_LAMBDA {
-    f32 x = V::mul(V::load(s + at), vscale);
-    if (mask) x = V::add(x, V::load(mask + at));
-    V::store(s + at, x);
-    vmax = V::max(vmax, x);
-  };
-  for (; c + V::batch * V::lanes <= keys; c += V::batch * V::lanes) {
-    unroll<V::batch>([&](auto i) SBK_INLINE_LAMBDA { look(c + i * V::lanes); });
-  }
-  for (; c + V::lanes <= keys; c += V::lanes) look(c);
-  float block_max = V::reduce_max(vmax);
-  for (; c < keys; c++) {
-    s[c] = s[c] * scale + (mask ? mask[c] : 0.0f);
-    block_max = s[c] > block_max ? s[c] : block_max;
-  }
   const int64_t padded = round_up_lanes<V>(keys);
-  for (; c < padded; c++) s[c] = -infinity;
+  for (int64_t c = keys; c < padded; c++) s[c] = -infinity;
+  // Without a mask, and where scaling keeps the order, the scores are read once to find the maximum, and scaled when
+  // they are read again.
+  const bool scales_late = !mask && scale > 0.0f;
+  float block_max = -infinity;
+  if (scales_late) {
+    f32 greatest[4];
+    for (auto& lane : greatest) lane = V::set1(-infinity);
+    int64_t c = 0;
+    for (; c + 4 * V::lanes <= padded; c += 4 * V::lanes) {
+      unroll<4>([&](auto i) SBK_INLINE_LAMBDA { greatest[i] = V::max(greatest[i], V::load(s + c + i * V::lanes)); });
+    }
+    for (; c < padded; c += V::lanes) greatest[0] = V::max(greatest[0], V::load(s + c));
+    block_max = scale * V::reduce_max(V::max(V::max(greatest[0], greatest[1]), V::max(greatest[2], greatest[3])));
+  } else {
+    const f32 vscale = V::set1(scale);
+    f32 vmax = V::set1(-infinity);
+    int64_t c = 0;
+    for (; c + V::lanes <= keys; c += V::lanes) {
+      f32 x = V::mul(V::load(s + c), vscale);
+      if (mask) x = V::add(x, V::load(mask + c));
+      V::store(s + c, x);
+      vmax = V::max(vmax, x);
+    }
+    block_max = V::reduce_max(vmax);
+    for (; c < keys; c++) {
+      s[c] = s[c] * scale + (mask ? mask[c] : 0.0f);
+      block_max = s[c] > block_max ? s[c] : block_max;
+    }
+  }
 
   const float new_max = block_max > running_max ? block_max : running_max;
   // All -inf so far: any finite reference gives exp(-inf) = 0; -inf itself would give NaN before a finite score
   // arrives.
   const float reference = new_max == -infinity ? 0.0f : new_max;
-  const f32 vreference = V::set1(reference);
+  const f32 vreference = V::set1(reference), factor = V::set1(scales_late ? scale : 1.0f);
   f32 vsum = V::zero();
   const auto exponentiate = [&](int64_t at) SBK_INLINE_LAMBDA {
-    const f32 e = vexp<V>(V::sub(V::load(s + at), vreference));
+    const f32 e = vexp<V>(V::sub(V::mul(V::load(s + at), factor), vreference));
     V::store(s + at, e);
     vsum = V::add(vsum, e);
   };
-  for (c = 0; c + V::batch * V::lanes <= padded; c += V::batch * V::lanes) {
+  int64_t c = 0;
+  for (; c + V::batch * V::lanes <= padded; c += V::batch * V::lanes) {
     unroll<V::batch>([&](auto i) SBK_INLINE_LAMBDA { exponentiate(c + i * V::lanes); });
   }
   for (; c < padded; c += V::lanes) exponentiate(c);

@@ -91,7 +91,7 @@ struct ConvTile : PanelTiles<ConvTile<E>, E> {
       }
     });
     const Ahead<E, NV> ahead(p, t.panel, row / V::tile_rows);
-    tile_mac<E, MR, NV, V::prefetches>(acc, static_cast<const int32_t*>(p.x) + row * p.ldx, p.ldx, t.panel,
+    tile_mac<E, MR, NV, V::prefetches>(acc, static_cast<const typename E::unit*>(p.x) + row * p.ldx, p.ldx, t.panel,
                                        NV * V::lanes, (p.k + E::per - 1) / E::per, ahead.first, ahead.second);
 
     const int64_t ldr = p.ldr, ldy = p.ldy;
@@ -122,7 +122,7 @@ struct ConvTile : PanelTiles<ConvTile<E>, E> {
                      SBK_INLINE_LAMBDA { unroll<NV>([&](auto j) SBK_INLINE_LAMBDA { store(i, j, acc[i][j]); }); });
     }
     // From L1, where the tile still is: in registers the accumulators would leave no room for the constants.
-    activate<V>(y, ldy, MR, columns, p.activation);
+    activate<V, Erf>(y, ldy, MR, columns, p.activation);
   }
 };
 
@@ -150,7 +150,7 @@ struct ChunkedConvTile : PanelTiles<ChunkedConvTile<E>, E> {
       }
       first += E::chunk;
     } while (first < p.k);
-    activate<V>(y, p.ldy, MR, columns, p.activation);
+    activate<V, ErfOfHalves>(y, p.ldy, MR, columns, p.activation);
   }
 
   // y = bias + residual + acc, or y += acc.
@@ -195,14 +195,15 @@ void conv(const ConvArgs& p) {
   using unit = typename E::unit;
   using Kernel = std::conditional_t<E::chunk == 0, ConvTile<E>, ChunkedConvTile<E>>;
   const int64_t vectors = (p.n + E::lanes - 1) / E::lanes, units = (p.k + E::per - 1) / E::per;
-  const unit* panels = static_cast<const unit*>(p.panels);
+  const void* behind_prefix = p.panels;
   const int32_t* offset = nullptr;
   const float* w_scale = nullptr;
   if constexpr (sums_integers<E>) {
-    offset = panels;
-    w_scale = reinterpret_cast<const float*>(panels + vectors * E::lanes);
-    panels += 2 * vectors * E::lanes;
+    offset = static_cast<const int32_t*>(p.panels);
+    w_scale = reinterpret_cast<const float*>(offset + vectors * E::lanes);
+    behind_prefix = w_scale + vectors * E::lanes;
   }
+  const unit* panels = static_cast<const unit*>(behind_prefix);
   const int64_t whole = p.rows / V::tile_rows * V::tile_rows;
   for_each_panel<V>(vectors, [&](Panel panel) SBK_INLINE_LAMBDA {
     const int64_t column = panel.first * E::lanes;
@@ -219,30 +220,43 @@ void conv(const ConvArgs& p) {
   });
 }
 
-constexpr int encode_batch = 4;  // vectors per step of a loop, which costs as much as a vector does
+// The whole vectors of a row times `factor`, encoded into y; `zero` is int8's. Returns how many values they are. Four
+// at a time, since a step of a loop costs as much as a vector does.
+template <class E, class... Zero>
+SBK_INLINE int64_t encode_vectors(const float* x, int64_t k, char* y, float factor, Zero... zero) {
+  using V = typename E::Vec;
+  using f32 = typename V::f32;
+  const f32 vfactor = V::set1(factor);
+  const auto run = [&](auto is_scaled) SBK_INLINE_LAMBDA {
+    const auto read = [&](int64_t at)
+                          SBK_INLINE_LAMBDA { return is_scaled ? V::mul(V::load(x + at), vfactor) : V::load(x + at); };
+    const auto encode = [&](int64_t at)
+                            SBK_INLINE_LAMBDA { E::encode_vector(y + at * E::value_bytes, read(at), zero...); };
+    int64_t i = 0;
+    for (; i + 4 * V::lanes <= k; i += 4 * V::lanes) {
+      if constexpr (requires(const f32(&four)[4]) { E::encode_four(y, four, zero...); }) {
+        const f32 four[4] = {read(i), read(i + V::lanes), read(i + 2 * V::lanes), read(i + 3 * V::lanes)};
+        E::encode_four(y + i * E::value_bytes, four, zero...);
+      } else {
+        unroll<4>([&](auto v) SBK_INLINE_LAMBDA { encode(i + v * V::lanes); });
+      }
+    }
+    for (; i + V::lanes <= k; i += V::lanes) encode(i);
+    return i;
+  };
+  return factor == 1.0f ? run(std::false_type{}) : run(std::true_type{});
+}
 
 // Rows of x in bf16 or fp16. y may be x.
 template <class E>
 void encode_rounded(const EncodeArgs& p) {
-  using V = typename E::Vec;
   const int64_t padded = (p.k + E::per - 1) / E::per * E::per;
   for (int64_t r = 0; r < p.rows; r++) {
     const float* x = p.x + r * p.ldx;
     char* y = static_cast<char*>(p.y) + r * p.ldy * static_cast<int64_t>(sizeof(typename E::unit));
-    int64_t i = 0;
-    const auto encode = [&](int64_t at) SBK_INLINE_LAMBDA {
-      typename V::f32 v = V::load(x + at);
-      if constexpr (E::chunk != 0) v = V::mul(v, V::set1(p.factor));
-      E::encode_vector(y + at * E::value_bytes, v);
-    };
-    for (; i + encode_batch * V::lanes <= p.k; i += encode_batch * V::lanes) {
-      unroll<encode_batch>([&](auto v) SBK_INLINE_LAMBDA { encode(i + v * V::lanes); });
-    }
-    for (; i + V::lanes <= p.k; i += V::lanes) encode(i);
-    for (; i < padded; i++) {
-      float v = i < p.k ? x[i] : 0.0f;
-      if constexpr (E::chunk != 0) v *= p.factor;
-      E::encode_value(y + i * E::value_bytes, v);
+    const float factor = E::chunk != 0 ? p.factor : 1.0f;
+    for (int64_t i = encode_vectors<E>(x, p.k, y, factor); i < padded; i++) {
+      E::encode_value(y + i * E::value_bytes, i < p.k ? x[i] * factor : 0.0f);
     }
   }
 }
@@ -255,53 +269,43 @@ void encode_int8(const EncodeArgs& p) {
   const int64_t padded = (p.k + E::per - 1) / E::per * E::per;
   for (int64_t r = 0; r < p.rows; r++) {
     const float* x = p.x + r * p.ldx;
-    char* y = static_cast<char*>(p.y) + r * p.ldy * 4;
-    // The greatest x and the greatest -x, both from 0 up. x * 0 is NaN for infinities and NaN, which a maximum may
-    // lose.
+    char* y = static_cast<char*>(p.y) + r * p.ldy * static_cast<int64_t>(sizeof(typename E::unit));
+    // The greatest and the least, or 0. x * 0 is NaN for infinities and NaN, which a maximum may lose.
     f32 greatest[2] = {V::zero(), V::zero()}, least[2] = {V::zero(), V::zero()}, poison[2] = {V::zero(), V::zero()};
-    float max = 0.0f, negative_max = 0.0f, tail_poison = 0.0f;
+    float max = 0.0f, min = 0.0f, tail_poison = 0.0f;
     int64_t i = 0;
     const auto look = [&](int64_t at, int lane) SBK_INLINE_LAMBDA {
       const f32 v = V::load(x + at);
       greatest[lane] = V::max(v, greatest[lane]);
-      least[lane] = V::max(V::sub(V::zero(), v), least[lane]);
+      least[lane] = V::min(v, least[lane]);
       poison[lane] = V::fma(v, V::zero(), poison[lane]);
     };
     for (; i + 2 * V::lanes <= p.k; i += 2 * V::lanes) look(i, 0), look(i + V::lanes, 1);
     for (; i + V::lanes <= p.k; i += V::lanes) look(i, 0);
     for (; i < p.k; i++) {
       max = x[i] > max ? x[i] : max;
-      negative_max = -x[i] > negative_max ? -x[i] : negative_max;
+      min = x[i] < min ? x[i] : min;
       tail_poison += x[i] * 0.0f;
     }
     const float vector_max = V::reduce_max(V::max(greatest[0], greatest[1]));
-    const float vector_negative_max = V::reduce_max(V::max(least[0], least[1]));
+    const float vector_min = -V::reduce_max(V::sub(V::zero(), V::min(least[0], least[1])));
     max = vector_max > max ? vector_max : max;
-    negative_max = vector_negative_max > negative_max ? vector_negative_max : negative_max;
-    const float half_span = 0.5f * max + 0.5f * negative_max;  // the whole might overflow
+    min = vector_min < min ? vector_min : min;
+    const float half_span = 0.5f * max - 0.5f * min;  // the whole might overflow
     const float scale = half_span / 127.0f + (V::reduce_add(V::add(poison[0], poison[1])) + tail_poison);
     float inverse = 127.0f / half_span;
     if (!(inverse < __builtin_inff())) inverse = 0.0f;  // all of them 0, or as good as 0
 
     if (scale != scale) {  // it says it all; converting NaN or infinity to an integer is undefined
       p.quantization[r] = {scale, 0};
-      for (i = 0; i < padded; i++) E::encode_value(y + i * E::value_bytes, 0.0f);
+      for (i = 0; i < padded; i++) E::encode_value(y + i * E::value_bytes, 0);
       continue;
     }
-    const float zero =
-        E::least == kSymmetric ? 0.0f : static_cast<float>(E::least) + __builtin_rintf(negative_max * inverse);
-    p.quantization[r] = {scale, static_cast<int32_t>(zero)};
-    const f32 vinverse = V::set1(inverse), vzero = V::set1(zero);
-    i = 0;
-    const auto encode = [&](int64_t at) SBK_INLINE_LAMBDA {
-      E::encode_vector(y + at * E::value_bytes, V::add(V::round(V::mul(V::load(x + at), vinverse)), vzero));
-    };
-    for (; i + encode_batch * V::lanes <= p.k; i += encode_batch * V::lanes) {
-      unroll<encode_batch>([&](auto v) SBK_INLINE_LAMBDA { encode(i + v * V::lanes); });
-    }
-    for (; i + V::lanes <= p.k; i += V::lanes) encode(i);
-    for (; i < padded; i++) {
-      E::encode_value(y + i * E::value_bytes, (i < p.k ? __builtin_rintf(x[i] * inverse) : 0.0f) + zero);
+    const auto rounded = [&](float v) SBK_INLINE_LAMBDA { return static_cast<int32_t>(__builtin_rintf(v * inverse)); };
+    const int32_t zero = E::least == kSymmetric ? 0 : E::least - rounded(min);
+    p.quantization[r] = {scale, zero};
+    for (i = encode_vectors<E>(x, p.k, y, inverse, zero); i < padded; i++) {
+      E::encode_value(y + i * E::value_bytes, (i < p.k ? rounded(x[i]) : 0) + zero);
     }
   }
 }

@@ -7,7 +7,11 @@
 // - lanes: columns in a register of accumulators
 // - load_b(p): one register of B. load_row(b, p), optional: all of a row of the tile at once
 // - mac<s>(c, a, b): c + a[s] . b per lane
-// - encode_vector(p, x): stores Vec::lanes floats as A's values, `value_bytes` each; encode_value(p, x): one
+// - where small matrices are multiplied (pair_tile.h), in place of all these functions: next_a, two_rows, load_row,
+// join and mac(c, a, b)
+// - encode_vector(p, x): stores Vec::lanes floats as A's values, `value_bytes` each; encode_value(p, x): one;
+// encode_four(p, x[4]), optional: four vectors at once. int8: encode_vector(p, x, zero) and encode_four likewise, which
+// round x to nearest even and add zero; encode_value(p, q) of an integer
 // - store_stacked(p, x[per]), optional: stores a vector of units (x[0], ..., x[per - 1]), for attention
 // - int8 only: least (layout.h), and first_acc(offset, zero): what sums begin with (core/packed.h, RowQuantization)
 // - chunk: 0, or after how many units sums are widened: then widened<h>(acc) are the floats of Vec h of a register
@@ -92,14 +96,13 @@ struct WideInt8 : Units32<V> {
   static SBK_INLINE acc mac(acc c, a32 a, b32 b) {
     return V::mac_i32(c, a, b);
   }
-  static SBK_INLINE void encode_value(void* p, float q) {
-    const int32_t value = static_cast<int32_t>(q);
-    std::memcpy(p, &value, sizeof value);
-  }
-  static SBK_INLINE void encode_vector(void* p, typename V::f32 q) {
+  static SBK_INLINE void encode_value(void* p, int32_t q) { std::memcpy(p, &q, sizeof q); }
+  static SBK_INLINE void encode_vector(void* p, typename V::f32 x, int32_t zero) {
     float values[V::lanes];
-    V::store(values, q);
-    for (int i = 0; i < V::lanes; i++) encode_value(static_cast<int32_t*>(p) + i, values[i]);
+    V::store(values, V::round(x));
+    for (int i = 0; i < V::lanes; i++) {
+      encode_value(static_cast<int32_t*>(p) + i, static_cast<int32_t>(values[i]) + zero);
+    }
   }
 };
 

@@ -68,6 +68,8 @@ constexpr PackLayout joint_values(int32_t lanes, int32_t tile_vectors, int32_t p
 
 constexpr PackLayout kOne = single_values(1, 4), kAvx2 = single_values(8, 2), kAvx512 = single_values(16, 3),
                      kNeon = single_values(4, 4), kNeonHalves = {8, 4, 1, 2, kSymmetric};
+// 64 bits of `per` values, for products of 2 x per by per x 2 matrices.
+constexpr PackLayout neon_matrices(int32_t per, int32_t least = kSymmetric) { return {4, 4, per, 8, least}; }
 
 // Tiers that multiply alike have the same layout: one file of packed weights serves all phones of a kind.
 constexpr TierLayout kTierLayouts[] = {
@@ -79,7 +81,7 @@ constexpr TierLayout kTierLayouts[] = {
     {"neon", kNeon, kNeon, kNeon, kNeon},
     {"neonfp16", kNeon, kNeon, kNeon, kNeonHalves},
     {"neondot", kNeon, kNeon, joint_values(4, 4, 4, -127), kNeonHalves},
-    {"neoni8mm", kNeon, joint_values(4, 4, 2), joint_values(4, 4, 4, -127), kNeonHalves},
+    {"neoni8mm", kNeon, neon_matrices(4), neon_matrices(8, -127), kNeonHalves},
 };
 
 constexpr bool same_name(const char* a, const char* b) {

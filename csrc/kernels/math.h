@@ -13,49 +13,63 @@ SBK_INLINE typename V::f32 vexp(typename V::f32 x) {
   using f32 = typename V::f32;
   const f32 lowest = V::set1(-87.3f);
   const f32 clamped = V::min(V::set1(89.0f), V::max(lowest, x));
-  const f32 n = V::round(V::mul(clamped, V::set1(1.44269504f)));
+  // An addend of 1.5 2^23 rounds to integers; with 127 more, the low bits of the sum are the exponent field of 2^n.
+  const f32 magic = V::set1(12582912.0f + 127.0f), shifted = V::fma(clamped, V::set1(1.44269504f), magic);
+  const f32 n = V::sub(shifted, magic);
   // ln2 in two parts; the first has few enough bits for n times it to be exact.
   f32 r = V::fma(n, V::set1(-0.693145752f), clamped);
   r = V::fma(n, V::set1(-1.42860677e-6f), r);
-  f32 p = V::set1(0.00139412131f);
-  p = V::fma(p, r, V::set1(0.00837521020f));
-  p = V::fma(p, r, V::set1(0.0416663516f));
-  p = V::fma(p, r, V::set1(0.166664145f));
-  p = V::fma(p, r, V::set1(0.500000005f));
-  p = V::fma(p, r, V::set1(1.00000004f));
-  p = V::fma(p, r, V::set1(1.0f));
-  return V::zero_if_less(V::mul(p, V::pow2(n)), x, lowest);
+  // 1 + (r + r^2 (c2 + c3 r + r^2 (c4 + c5 r + c6 r^2))): in Horner's scheme every constant is an addend, which some
+  // instructions overwrite.
+  const f32 r2 = V::mul(r, r);
+  f32 p = V::fma(r2, V::set1(0.00139412131f), V::fma(r, V::set1(0.00837521020f), V::set1(0.0416663516f)));
+  p = V::fma(r2, p, V::fma(r, V::set1(0.166664145f), V::set1(0.5f)));
+  p = V::add(V::fma(r2, p, r), V::set1(1.0f));
+  return V::zero_if_less(V::mul(p, V::low_bits_as_exponent(shifted)), x, lowest);
+}
+
+// erf(x / sqrt 2) / 2 = x P(x^2) / Q(x^2) on |x| <= limit, own minimax fits; beyond, erf counts as +-1.
+struct Erf {  // relative error 2.6e-8 before rounding; erf rounds to +-1 beyond
+  static constexpr float limit = 5.65685425f;
+  static constexpr float above[] = {0.398942262f,    0.0342039056f,   0.0046927901f,
+                                    0.000171495587f, 6.28547787e-06f, 2.19484821e-08f};
+  static constexpr float below[] = {1.0f, 0.252402753f, 0.0288311895f, 0.00190020306f, 7.40487594e-5f, 1.16911099e-6f};
+};
+struct ErfOfHalves {  // error 2.1e-5, a tenth of what |x| has lost where it is a sum in fp16
+  static constexpr float limit = 4.15f;
+  static constexpr float above[] = {0.3988479f, 0.035575394f, 0.0026994727f};
+  static constexpr float below[] = {1.0f, 0.25502098f, 0.02506044f, 0.00043396206f};
+};
+
+// c[0] + c[1] u + ...
+template <class V, size_t N>
+SBK_INLINE typename V::f32 polynomial(typename V::f32 u, const float (&c)[N]) {
+  using f32 = typename V::f32;
+  constexpr int degree = N - 1;
+  if constexpr (V::fma_overwrites_addend) {
+    // By powers: in Horner's scheme every constant is an addend, and needs a copy. As exact where all terms are
+    // positive.
+    f32 powers[degree + 1] = {V::zero(), u};
+    unroll<degree - 1>(
+        [&](auto i) SBK_INLINE_LAMBDA { powers[i + 2] = V::mul(powers[(i + 2) / 2], powers[(i + 2) - (i + 2) / 2]); });
+    f32 p = V::set1(c[0]);
+    unroll<degree>([&](auto i) SBK_INLINE_LAMBDA { p = V::fma(powers[i + 1], V::set1(c[i + 1]), p); });
+    return p;
+  } else {
+    f32 p = V::set1(c[degree]);
+    unroll<degree>([&](auto i) SBK_INLINE_LAMBDA { p = V::fma(p, u, V::set1(c[degree - 1 - i])); });
+    return p;
+  }
 }
 
 // x Phi(x) = x / 2 (1 + erf(x / sqrt 2)), the exact GELU (Hendrycks & Gimpel, arXiv 1606.08415).
-// erf(x / sqrt 2) / 2 = x P(x^2) / Q(x^2), own minimax fit on |x| <= 4 sqrt 2 (relative error 2.6e-8 before rounding);
-// erf rounds to +-1 beyond.
-template <class V>
+template <class V, class Fit = Erf>
 SBK_INLINE typename V::f32 gelu(typename V::f32 x) {
   using f32 = typename V::f32;
-  const f32 limit = V::set1(5.65685425f);  // 4 sqrt 2
+  const f32 limit = V::set1(Fit::limit);
   const f32 clamped = V::min(limit, V::max(V::sub(V::zero(), limit), x));
   const f32 u = V::mul(clamped, clamped);
-  constexpr float above[] = {0.398942262f,    0.0342039056f,   0.0046927901f,
-                             0.000171495587f, 6.28547787e-06f, 2.19484821e-08f};
-  constexpr float below[] = {1.0f, 0.252402753f, 0.0288311895f, 0.00190020306f, 7.40487594e-5f, 1.16911099e-6f};
-  f32 p, q;
-  if constexpr (V::fma_overwrites_addend) {
-    // By powers, which P and Q share: in Horner's scheme every constant is an addend, and needs a copy. All terms are
-    // positive, so that this is as exact.
-    const f32 u2 = V::mul(u, u), u3 = V::mul(u2, u), u4 = V::mul(u2, u2), u5 = V::mul(u3, u2);
-    const f32 powers[] = {u, u2, u3, u4, u5};
-    p = V::set1(above[0]), q = V::set1(below[0]);
-    unroll<5>([&](auto i) SBK_INLINE_LAMBDA {
-      p = V::fma(powers[i], V::set1(above[i + 1]), p), q = V::fma(powers[i], V::set1(below[i + 1]), q);
-    });
-  } else {
-    p = V::set1(above[5]), q = V::set1(below[5]);
-    unroll<5>([&](auto i) SBK_INLINE_LAMBDA {
-      p = V::fma(p, u, V::set1(above[4 - i])), q = V::fma(q, u, V::set1(below[4 - i]));
-    });
-  }
-  const f32 half_erf = V::div(V::mul(clamped, p), q);
+  const f32 half_erf = V::div(V::mul(clamped, polynomial<V>(u, Fit::above)), polynomial<V>(u, Fit::below));
   const f32 phi = V::zero_if_less(V::add(half_erf, V::set1(0.5f)), x, V::sub(V::zero(), limit));
   return V::mul(x, phi);
 }
@@ -92,14 +106,14 @@ SBK_INLINE void for_each_vector(float* y, int64_t ldy, int64_t rows, int64_t n, 
   }
 }
 
-template <class V>
+template <class V, class Fit>
 void activate(float* y, int64_t ldy, int64_t rows, int64_t n, Activation activation) {
   using f32 = typename V::f32;
   switch (activation) {
     case Activation::none:
       return;
     case Activation::gelu:
-      return for_each_vector<V>(y, ldy, rows, n, [](f32 x) SBK_INLINE_LAMBDA { return gelu<V>(x); });
+      return for_each_vector<V>(y, ldy, rows, n, [](f32 x) SBK_INLINE_LAMBDA { return gelu<V, Fit>(x); });
     case Activation::gelu_tanh:
       return for_each_vector<V>(y, ldy, rows, n, [](f32 x) SBK_INLINE_LAMBDA { return gelu_tanh<V>(x); });
     case Activation::relu:

@@ -17,9 +17,9 @@ namespace sbk {
 
 enum class Activation : int32_t { none, gelu, gelu_tanh, relu };
 
-// Operands of the multiplications come in units of `per` = 1, 2 or 4 neighbours along K, as the tier's instructions
-// want them: 32 bits, or 16 where halves are multiplied one by one (layout.h). In fp32 a unit is a float, and a row of
-// x is its own encoding.
+// Operands of the multiplications come in units of `per` = 1, 2, 4 or 8 neighbours along K, as the tier's instructions
+// want them: 32 bits, 16 where halves are multiplied one by one, 64 where small matrices are (layout.h). In fp32 a unit
+// is a float, and a row of x is its own encoding.
 //
 // How a row of x became integers: value = scale * (stored - zero).
 struct RowQuantization {
@@ -42,6 +42,7 @@ struct EncodeArgs {
 };
 
 // y[r][c] = activation(bias[c] + sum_k x[r][k] * w[c][k] + residual[r][c]),  r < rows, c < n
+// Where sums are fp16 (LowPrecision::chunk), GELU is exact to 2.1e-5 |x|.
 struct ConvArgs {
   const void* x;          // [rows][ceil(k / per)] units
   int64_t ldx;            // units between rows of x

@@ -10,6 +10,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/pair_tile.h"
 #include "kernels/panels.h"
 #include "simd/unroll.h"
 
@@ -29,12 +30,17 @@ SBK_INLINE void load_row(typename E::b32 (&b)[NV], const typename E::unit* p) {
   }
 }
 
+template <class E>
+constexpr bool multiplies_matrices = requires(const typename E::unit* p) { E::two_rows(p, p); };
+
 // With Prefetch, a vector of each of two streams goes to L2 in every step: memory that is needed soon.
 template <class E, int MR, int NV, bool Prefetch = false>
 SBK_INLINE void tile_mac(Tile<E, MR, NV>& acc, const typename E::unit* a, int64_t lda, const typename E::unit* b,
                          int64_t ldb, int64_t k, [[maybe_unused]] const typename E::unit* ahead0 = nullptr,
                          [[maybe_unused]] const typename E::unit* ahead1 = nullptr) {
-  if constexpr (E::a_steps == 1) {
+  if constexpr (multiplies_matrices<E>) {
+    tile_mac_pairs<E, MR, NV>(acc, a, lda, b, k);
+  } else if constexpr (E::a_steps == 1) {
     for (int64_t step = 0; step < k; step++, b += ldb) {
       if constexpr (Prefetch) {
         __builtin_prefetch(ahead0 + step * E::lanes, 0, 2);

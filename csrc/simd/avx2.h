@@ -39,9 +39,8 @@ struct Avx2 {
     return _mm256_andnot_ps(_mm256_cmp_ps(x, y, _CMP_LT_OQ), r);
   }
   static SBK_INLINE f32 round(f32 x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  static SBK_INLINE f32 pow2(f32 n) {
-    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+  static SBK_INLINE f32 low_bits_as_exponent(f32 x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23));
   }
   static SBK_INLINE a32 load_a(const float* p) { return _mm256_broadcast_ss(p); }
   template <int S>
@@ -93,12 +92,12 @@ struct Avx2Int8 : Units32<Avx2> {
     return c + reinterpret_cast<acc>(_mm256_madd_epi16(a, b));
   }
   static SBK_INLINE __m256 to_float(acc c) { return _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(c)); }
-  static SBK_INLINE void encode_value(void* p, float q) {
+  static SBK_INLINE void encode_value(void* p, int32_t q) {
     const int16_t value = static_cast<int16_t>(q);
     __builtin_memcpy(p, &value, sizeof value);
   }
-  static SBK_INLINE void encode_vector(void* p, __m256 q) {
-    const __m256i wide = _mm256_cvtps_epi32(q);
+  static SBK_INLINE void encode_vector(void* p, __m256 x, int32_t zero) {
+    const __m256i wide = _mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(zero));
     const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
     _mm_storeu_si128(static_cast<__m128i*>(p), narrow);
   }

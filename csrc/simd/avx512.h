@@ -36,9 +36,8 @@ struct Avx512 {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, y, _CMP_NLT_UQ), r);
   }
   static SBK_INLINE f32 round(f32 x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  static SBK_INLINE f32 pow2(f32 n) {
-    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
+  static SBK_INLINE f32 low_bits_as_exponent(f32 x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23));
   }
   static SBK_INLINE a32 load_a(const float* p) { return _mm512_set1_ps(*p); }
   template <int S>
@@ -85,12 +84,13 @@ struct Avx512Int8 : Units32<Avx512> {
     return c + reinterpret_cast<acc>(_mm512_madd_epi16(a, b));
   }
   static SBK_INLINE __m512 to_float(acc c) { return _mm512_cvtepi32_ps(reinterpret_cast<__m512i>(c)); }
-  static SBK_INLINE void encode_value(void* p, float q) {
+  static SBK_INLINE void encode_value(void* p, int32_t q) {
     const int16_t value = static_cast<int16_t>(q);
     __builtin_memcpy(p, &value, sizeof value);
   }
-  static SBK_INLINE void encode_vector(void* p, __m512 q) {
-    _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(q)));
+  static SBK_INLINE void encode_vector(void* p, __m512 x, int32_t zero) {
+    const __m512i wide = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(zero));
+    _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(wide));
   }
 };
 

@@ -18,9 +18,10 @@ struct VnniInt8 : Avx512Int8 {
   static SBK_INLINE acc mac(acc c, a32 a, b32 b) {
     return reinterpret_cast<acc>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(c), a, b));
   }
-  static SBK_INLINE void encode_value(void* p, float q) { *static_cast<uint8_t*>(p) = static_cast<uint8_t>(q); }
-  static SBK_INLINE void encode_vector(void* p, __m512 q) {
-    _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(q)));
+  static SBK_INLINE void encode_value(void* p, int32_t q) { *static_cast<uint8_t*>(p) = static_cast<uint8_t>(q); }
+  static SBK_INLINE void encode_vector(void* p, __m512 x, int32_t zero) {
+    const __m512i wide = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(zero));
+    _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8(wide));
   }
 };
 

@@ -82,8 +82,8 @@ struct Neon {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(r), vcltq_f32(x, y)));
   }
   static SBK_INLINE f32 round(f32 x) { return vrndnq_f32(x); }
-  static SBK_INLINE f32 pow2(f32 n) {
-    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
+  static SBK_INLINE f32 low_bits_as_exponent(f32 x) {
+    return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(x), 23));
   }
   template <class U>
   static SBK_INLINE a32 next_a(const U*& p) {

@@ -49,6 +49,11 @@ struct NeonFP16 {
   static SBK_INLINE void encode_vector(void* p, float32x4_t x) {
     vst1_f16(static_cast<float16_t*>(p), vcvt_f16_f32(x));
   }
+  static SBK_INLINE void encode_four(void* p, const float32x4_t (&x)[4]) {
+    auto* to = static_cast<float16_t*>(p);
+    vst1q_f16(to, vcvt_high_f16_f32(vcvt_f16_f32(x[0]), x[1]));
+    vst1q_f16(to + 8, vcvt_high_f16_f32(vcvt_f16_f32(x[2]), x[3]));
+  }
 };
 
 }  // namespace

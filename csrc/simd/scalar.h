@@ -12,11 +12,15 @@
 //   prefetches          whether a tile fetches what the next panel will read
 //   fma_overwrites_addend   whether the instruction has no other destination
 //   mac<s>(c, a, b)     c + a[s] * b, rounded once where the ISA has a fused multiply-add
-//   load/store(p)       unaligned; load_partial/store_partial(p, n) touch only the first n < lanes floats, zero the
-//   rest min(a, b), max(a, b)   return b where either is NaN, so that max(limit, x) keeps a NaN of x zero_if_less(r, x,
-//   y)  x < y ? 0 : r, per lane pow2(n)             2^n for integral n in [-126, 128]; 2^128 is inf i32, load_i32,
-//   set1_i32, mac_i32, to_float   integers, for tiers without narrow products (kernels/element.h) transpose(r) r[i][j]
-//   <-> r[j][i] of a lanes x lanes block reduce_add/reduce_max  over the lanes, in a fixed order
+//   load/store(p)       unaligned; load_partial/store_partial(p, n) touch the first n < lanes floats only; the rest of
+//                       what is loaded is 0
+//   min(a, b), max(a, b)   return b where either is NaN, so that max(limit, x) keeps a NaN of x
+//   zero_if_less(r, x, y)  x < y ? 0 : r, per lane
+//   low_bits_as_exponent(x)   the bits of x shifted by those of a mantissa, 23
+//   i32, load_i32, set1_i32, mac_i32, to_float   integers, for tiers without narrow products (kernels/element.h)
+//   transpose(r)        r[i][j] <-> r[j][i] of a lanes x lanes block
+//   reduce_add/reduce_max  over the lanes, in a fixed order
+//
 // Everything is in an anonymous namespace: each ISA tier is compiled with flags of its own, and two tiers must never
 // share a function that the linker could merge.
 #pragma once
@@ -51,12 +55,12 @@ struct Scalar {
   static SBK_INLINE f32 zero_if_less(f32 r, f32 x, f32 y) { return x < y ? 0.0f : r; }
   // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer for |x| < 2^22.
   static SBK_INLINE f32 round(f32 x) { return (x + 12582912.0f) - 12582912.0f; }
-  static SBK_INLINE f32 pow2(f32 n) {
-    const int32_t biased = n == n ? static_cast<int32_t>(n) + 127 : 0;
-    const int32_t bits = biased * (int32_t{1} << 23);
-    float r;
-    std::memcpy(&r, &bits, sizeof r);
-    return r;
+  static SBK_INLINE f32 low_bits_as_exponent(f32 x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    bits <<= 23;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
   }
   static SBK_INLINE a32 load_a(const float* p) { return *p; }
   template <int S>

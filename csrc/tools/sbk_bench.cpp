@@ -273,6 +273,16 @@ void check_lengths(const Options& options) {
   }
 }
 
+void check_cpus(const Options& options, const Machine& machine) {
+  std::vector<int> usable;
+  for (const MachineCpu& cpu : machine.cpus) usable.push_back(cpu.cpu);
+  for (const int cpu : options.cpus) {
+    if (std::find(usable.begin(), usable.end(), cpu) == usable.end()) {
+      throw UsageError("--cpus: CPU " + std::to_string(cpu) + " cannot be used; these can: " + list_text(usable));
+    }
+  }
+}
+
 Options parse(const Arguments& arguments) {
   Options o{};
   if (arguments.positional.size() > 1) throw UsageError("more than one model is given");
@@ -321,6 +331,7 @@ void body(int argc, char** argv) {
 
   Bench bench{parse(arguments), read_machine(), sbk_active_isa(), {}};
   check_lengths(bench.options);
+  if (arguments.has("--cpus")) check_cpus(bench.options, bench.machine);
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(nullptr, std::fclose);
   if (!bench.options.json.empty()) {  // now, rather than after minutes
     file.reset(std::fopen(bench.options.json.c_str(), "we"));

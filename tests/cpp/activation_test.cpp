@@ -15,18 +15,19 @@ using sbk::Activation;
 using namespace test;
 
 // f(x) of a column of numbers: a conv of one input and one output channel with weight 1 passes every x on as it is.
-std::vector<float> apply(const sbk::KernelTable& table, const std::vector<float>& x, Activation activation) {
+std::vector<float> apply(void (&conv)(const sbk::ConvArgs&), const std::vector<float>& x, Activation activation) {
   // As a row of n columns with bias x and no products, so that whole vectors are used.
   std::vector<float> y(x.size());
-  table.conv({nullptr, 0, nullptr, x.data(), nullptr, 0, y.data(), static_cast<int64_t>(x.size()), 1, 0,
-              static_cast<int64_t>(x.size()), activation});
+  conv({nullptr, 0, nullptr, x.data(), nullptr, 0, y.data(), static_cast<int64_t>(x.size()), 1, 0,
+        static_cast<int64_t>(x.size()), activation});
   return y;
 }
 
-void sweep(const sbk::KernelTable& table, Activation activation, const std::vector<float>& x) {
-  const std::vector<float> y = apply(table, x, activation);
+void sweep(void (&conv)(const sbk::ConvArgs&), Activation activation, const std::vector<float>& x,
+           double phi_error = kPhiError) {
+  const std::vector<float> y = apply(conv, x, activation);
   for (size_t i = 0; i < x.size(); i++) {
-    const Real want = activate({x[i], 0}, activation);
+    const Real want = activate({x[i], 0}, activation, phi_error);
     const float got = y[i];
     check(is_close(got, want), __FILE__, __LINE__, [&] {
       return text("activation ", static_cast<int>(activation), " of ", x[i], " is ", got, ", should be ", want.value,
@@ -56,31 +57,38 @@ std::vector<float> all_magnitudes() {
 constexpr Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu};
 
 TEST(dense_sweep) {
-  for (const Activation a : kActivations) sweep(table, a, steps(-12, 12, 240000));
+  for (const Activation a : kActivations) sweep(*table.conv, a, steps(-12, 12, 240000));
 }
 
 TEST(around_zero) {
-  for (const Activation a : kActivations) sweep(table, a, steps(-1e-3, 1e-3, 20000));
+  for (const Activation a : kActivations) sweep(*table.conv, a, steps(-1e-3, 1e-3, 20000));
 }
 
 TEST(around_the_end_of_the_polynomial) {
   const double end = 4 * kSqrt2;
   for (const double sign : {-1.0, 1.0})
-    sweep(table, Activation::gelu, steps(sign * (end - 1e-3), sign * (end + 1e-3), 20000));
+    sweep(*table.conv, Activation::gelu, steps(sign * (end - 1e-3), sign * (end + 1e-3), 20000));
 }
 
 TEST(every_magnitude) {
-  for (const Activation a : kActivations) sweep(table, a, all_magnitudes());
+  for (const Activation a : kActivations) sweep(*table.conv, a, all_magnitudes());
 }
 
-TEST(special_values_as_in_torch) {
+TEST(gelu_of_sums_in_halves) {
+  if (table.float16.chunk == 0) return;
+  for (const std::vector<float>& x : {steps(-12, 12, 240000), steps(-1e-3, 1e-3, 20000), all_magnitudes()}) {
+    sweep(*table.float16.conv, Activation::gelu, x, kPhiErrorOfHalves);
+  }
+}
+
+void check_special_values(void (&conv)(const sbk::ConvArgs&)) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const Activation a : {Activation::gelu, Activation::gelu_tanh}) {
     // As many as fill vectors and a tail, so that both paths are taken.
     for (int repeat = 1; repeat <= 40; repeat += 13) {
       std::vector<float> x;
       for (int i = 0; i < repeat; i++) x.insert(x.end(), {nan, INFINITY, -INFINITY});
-      const std::vector<float> y = apply(table, x, a);
+      const std::vector<float> y = apply(conv, x, a);
       for (size_t i = 0; i < x.size(); i += 3) {
         CHECK(std::isnan(y[i]));
         CHECK_EQ(y[i + 1], INFINITY);
@@ -88,10 +96,15 @@ TEST(special_values_as_in_torch) {
       }
     }
   }
-  const std::vector<float> relu = apply(table, {nan, INFINITY, -INFINITY}, Activation::relu);
+  const std::vector<float> relu = apply(conv, {nan, INFINITY, -INFINITY}, Activation::relu);
   CHECK(std::isnan(relu[0]));
   CHECK_EQ(relu[1], INFINITY);
   CHECK_EQ(relu[2], 0.0f);
+}
+
+TEST(special_values_as_in_torch) {
+  check_special_values(*table.conv);
+  check_special_values(*table.float16.conv);
 }
 
 // exp alone: with scores 0 and s (as mask), and values 0 and 1, attention is exp(s) / (1 + exp(s)).

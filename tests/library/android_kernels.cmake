@@ -30,7 +30,7 @@ foreach(kernel IN LISTS kernels)
   set(tier ${CMAKE_MATCH_1})
   string(REPLACE "," ";" flags "${CMAKE_MATCH_2}")
   execute_process(
-    COMMAND ${COMPILER} -std=c++20 -O2 -g0 -fPIC -fvisibility=hidden -ffp-contract=off -ffreestanding ${headers} ${flags}
+    COMMAND ${COMPILER} -std=c++20 -O1 -g0 -fPIC -fvisibility=hidden -ffp-contract=off -ffreestanding ${headers} ${flags}
             -I${SOURCE_DIR}/csrc -c ${SOURCE_DIR}/csrc/isa/${tier}.cpp -o ${WORK_DIR}/${tier}.o
     COMMAND_ERROR_IS_FATAL ANY)
   list(APPEND objects ${WORK_DIR}/${tier}.o)
