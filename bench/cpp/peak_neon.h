@@ -47,12 +47,8 @@ struct Int8Quads {
 #endif
 
 #if defined(__ARM_FEATURE_MATMUL_INT8)
-struct Int8Matrices {
-  using acc = int32x4_t;
-  using operand = int8x16_t;
-  static constexpr int per = 8, lanes = 4, chains = 24;
-  static acc start(int i) { return vdupq_n_s32(i); }
-  static operand one() { return vdupq_n_s8(1); }
+struct Int8Matrices : Int8Quads {
+  static constexpr int per = 8;
   static SBK_INLINE acc mac(acc c, operand a, operand b) { return vmmlaq_s32(c, a, b); }
 };
 #endif

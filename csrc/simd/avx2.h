@@ -38,7 +38,6 @@ struct Avx2 {
   static SBK_INLINE f32 zero_if_less(f32 r, f32 x, f32 y) {
     return _mm256_andnot_ps(_mm256_cmp_ps(x, y, _CMP_LT_OQ), r);
   }
-  static SBK_INLINE f32 round(f32 x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static SBK_INLINE f32 low_bits_as_exponent(f32 x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23));
   }

@@ -35,7 +35,6 @@ struct Avx512 {
   static SBK_INLINE f32 zero_if_less(f32 r, f32 x, f32 y) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, y, _CMP_NLT_UQ), r);
   }
-  static SBK_INLINE f32 round(f32 x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static SBK_INLINE f32 low_bits_as_exponent(f32 x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23));
   }

@@ -17,7 +17,7 @@
 //   min(a, b), max(a, b)   return b where either is NaN, so that max(limit, x) keeps a NaN of x
 //   zero_if_less(r, x, y)  x < y ? 0 : r, per lane
 //   low_bits_as_exponent(x)   the bits of x shifted by those of a mantissa, 23
-//   i32, load_i32, set1_i32, mac_i32, to_float   integers, for tiers without narrow products (kernels/element.h)
+//   round(x), i32, load_i32, set1_i32, mac_i32, to_float   where a tier has no narrow products (kernels/element.h)
 //   transpose(r)        r[i][j] <-> r[j][i] of a lanes x lanes block
 //   reduce_add/reduce_max  over the lanes, in a fixed order
 //
