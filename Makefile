@@ -29,7 +29,7 @@ test: build runtime $(STAMPS)/test $(STAMPS)/arm  ## run pytest and ctest, and c
 	@scripts/env.sh cpp-tests
 	@scripts/env.sh arm-build-tests
 	@status=0; \
-	$(BIN)/python -m pytest $(PYTEST_ARGS) || status=1; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) || status=1; \
 	$(BIN)/ctest --test-dir build/cmake -j 2 --output-on-failure --no-tests=error $(CTEST_ARGS) || status=1; \
 	scripts/env.sh arm-tests || status=1; \
 	exit $$status

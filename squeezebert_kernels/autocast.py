@@ -1,4 +1,4 @@
-"""The ops under CPU autocast."""
+"""The ops under autocast."""
 
 from __future__ import annotations
 
@@ -27,14 +27,22 @@ def _register(library: Any, name: str, ends_in_layer_norm: bool) -> None:
             y = op(*operands, **kwargs)
         return y if ends_in_layer_norm else y.to(torch.get_autocast_dtype("cpu"))
 
+    def autocast_cuda(*args: Any, **kwargs: Any) -> Tensor:
+        dtype = torch.get_autocast_dtype("cuda")
+        operands = [a.to(dtype) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+        with torch.amp.autocast("cuda", enabled=False):
+            y = op(*operands, **kwargs)
+        return y.float() if ends_in_layer_norm else y
+
     library.impl(name, autocast, "AutocastCPU")
+    library.impl(name, autocast_cuda, "AutocastCUDA")
 
 
 def register(library: Any) -> None:
     """Registers the autocast behaviour of the ops that ``library`` (a torch.library.Library) defines.
 
-    The kernels still compute in float32; the result has the dtype that torch's own ops would give: the autocast dtype
-    behind a matrix product, float32 behind a LayerNorm.
+    The CPU kernels still compute in float32, the CUDA kernels take everything in the autocast dtype; the result has the
+    dtype that torch's own ops would give: the autocast dtype behind a matrix product, float32 behind a LayerNorm.
     """
     for name, ends_in_layer_norm in _ENDS_IN_LAYER_NORM.items():
         _register(library, name, ends_in_layer_norm)

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import bench, demo, doctor, export
+from . import bench, demo, doctor, export, tune
 from .console import UserError
 
 PROGRAM = "squeezebert-kernels"
 
-COMMANDS = {"bench": bench, "demo": demo, "doctor": doctor, "export": export}
+COMMANDS = {"bench": bench, "demo": demo, "doctor": doctor, "export": export, "tune": tune}
 """Subcommands: each module has HELP, add_arguments(parser) and run(args) -> exit status."""
 
 

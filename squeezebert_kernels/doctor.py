@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from . import _native, ops, reference
+from . import _native, devices, ops, reference
 from .console import checked_isa, cpu_name, make_console, quiet_transformers, usable_cpus
 
 HELP = "check this machine and this build: ISA, versions, a self-test of every op, what falls back"
@@ -61,6 +61,9 @@ def print_environment(console: Console, isa: str) -> None:
         "triton": installed("triton"),
         "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
+    if torch.cuda.is_available():
+        reason = devices.why_no_triton(None)
+        rows["GPU kernels"] = devices.describe(None) if reason is None else f"none, plain torch instead: {reason}"
     for row in rows.items():
         table.add_row(*row)
     console.print(table)

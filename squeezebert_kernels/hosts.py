@@ -17,8 +17,8 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPa
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
+from .encoders import run_layers, runs_layers_at_once
 from .layers import LayerFamily, fused_or_none, plan_of, remember_fallback
-from .padding import run_unpadded, skips_padding
 from .parts import LayerParts, has_hooks, is_elementwise, why_altered, why_class_altered
 
 try:
@@ -81,7 +81,7 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
                 remember_fallback(layer, in_call)
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
         wants_all = bool(options.get("output_hidden_states"))
-        skipped = run_unpadded(
+        skipped = run_layers(
             self, self.layers, SQUEEZEBERT, hidden_states, attention_mask, every_layer=wants_all
         )  # fmt: skip
         all_hidden_states = skipped or [hidden_states]
@@ -197,13 +197,17 @@ def _needs_stock_encoder(options: dict[str, Any]) -> bool:
 
 
 class FusedBertEncoder(modeling_bert.BertEncoder):
-    """transformers' BertEncoder, which can leave padding out. Its layers are fused one by one."""
+    """transformers' BertEncoder, which can run its layers at once (encoders.py). They are fused one by one."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Arguments and results of BertEncoder.forward."""
         states, options = None, dict(zip(_BERT_ENCODER_OPTIONS, args), **kwargs)
-        if skips_padding(self) and type(self) is FusedBertEncoder and not _needs_stock_encoder(options):
-            states = run_unpadded(
+        if (
+            runs_layers_at_once(self, hidden_states)
+            and type(self) is FusedBertEncoder
+            and not _needs_stock_encoder(options)
+        ):
+            states = run_layers(
                 self, self.layer, BERT, hidden_states, _in_dtype_of(hidden_states, attention_mask),
                 why_not=lambda layer: _bert_call_reason(layer, attention_mask, options),
             )  # fmt: skip

@@ -8,7 +8,7 @@ from; as long as the record fits, the plan holds.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from . import ops
 from .circumstances import is_tracing, under_transform, wants_gradients
+from .devices import why_no_kernel
 from .frozen import for_kernels, freeze
 from .modules import compute_dtype
 from .packing import PackedWeights
-from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_no_kernel, why_not_fused
+from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_not_fused
 
 __all__ = [
     "LayerFamily",
@@ -28,7 +29,9 @@ __all__ = [
     "freeze_layer",
     "fused_layer",
     "fused_or_none",
+    "last_fallback",
     "plan_of",
+    "plans_of",
     "remember_fallback",
 ]
 
@@ -77,6 +80,8 @@ class LayerPlan:
     """How a layer runs. ``reason`` says why it is not fused; where it is None, ``parts`` and tensors are there."""
 
     def __init__(self, layer: nn.Module, family: LayerFamily) -> None:
+        self.checked: set[object] = set()
+        """Kinds of input that were found to fit the tensors."""
         self.parts: LayerParts | None = None
         self.reason = family.why_not(layer)
         if self.reason is None:
@@ -113,6 +118,11 @@ class LayerPlan:
         else:
             names = ("_sbk_post", "_sbk_intermediate", "_sbk_output")
             self.post_convs = [_Convs(layer, name, conv) for name, conv in zip(names, (post, inter, out))]
+
+    def tensors(self) -> list[Tensor]:
+        """Every parameter that the layer reads, of those that the plan knows."""
+        parts = (self.attention, self.post, self.post_norm, self.intermediate, self.output, self.output_norm)
+        return [tensor for part in parts for tensor in part if tensor is not None]
 
 
 def fused_layer(
@@ -201,31 +211,28 @@ class _Record:
     def __init__(self, layer: nn.Module, family: LayerFamily) -> None:
         self.family = family
         self.below = list(layer.modules())[1:]
-        self.classes = list({c: None for m in (layer, *self.below) for c in classes_of(type(m))})
-        self.seen = self._look(layer)
-        dicts = [m.__dict__[name] for m in (layer, *self.below) for name in HOOKS]
-        self.no_hooks = [d for d in dicts if not d]
-        self.hooks = [(d, list(d)) for d in dicts if d]
-
-    def _look(self, layer: nn.Module) -> tuple[object, ...]:
         modules = [layer, *self.below]
-        attributes = [m.__dict__ for m in modules]
-        types = list(map(type, modules))
-        return (
-            types,
-            code_of(self.classes),
-            [list(d.values()) for d in attributes],
-            # By identity: tensors do not compare to a truth value.
-            [list(map(id, d["_parameters"].values())) for d in attributes],
-            [list(map(id, d["_modules"].values())) for d in attributes],
-            self.family.outside(layer),
-        )
+        self.types = list(map(type, modules))
+        self.classes = list({c: None for m in modules for c in classes_of(type(m))})
+        self.code = code_of(self.classes)
+        self.outside = family.outside(layer)
+        # Compared as a whole, by the interpreter's own comparison of lists and dicts: of what is the same object it
+        # looks no further, and whatever was put in place of a tensor is not equal to it, or raises.
+        inner = ("_parameters", "_buffers", "_modules", *HOOKS)
+        self.live = [d for m in modules for d in (m.__dict__, *(m.__dict__[name] for name in inner))]
+        self.seen = [dict(d) for d in self.live]
 
     def fits(self, layer: nn.Module) -> bool:
-        if any(self.no_hooks) or any(GLOBAL_HOOKS) or any(list(d) != keys for d, keys in self.hooks):
+        if any(GLOBAL_HOOKS):
             return False
         try:
-            return self._look(layer) == self.seen
+            return (
+                self.live == self.seen
+                and list(map(type, self.below)) == self.types[1:]
+                and type(layer) is self.types[0]
+                and code_of(self.classes) == self.code
+                and bool(self.family.outside(layer) == self.outside)
+            )
         except Exception:  # attributes that do not compare, such as tensors
             return False
 
@@ -246,9 +253,56 @@ def plan_of(layer: nn.Module, family: LayerFamily) -> LayerPlan:
     return plan
 
 
+class _Plans:
+    """The plans of several layers, and what they were drawn from: looked at together, which is quicker."""
+
+    def __init__(self, layers: Sequence[nn.Module], plans: list[LayerPlan], records: Sequence[_Record]) -> None:
+        self.layers, self.plans = list(layers), plans
+        self.family = records[0].family
+        self.live = [d for record in records for d in record.live]
+        self.seen = [d for record in records for d in record.seen]
+        self.modules = [module for layer, record in zip(layers, records) for module in (layer, *record.below)]
+        self.types = [cls for record in records for cls in record.types]
+        self.classes = list({cls: None for record in records for cls in record.classes})
+        self.code = code_of(self.classes)
+        self.outside = [record.outside for record in records]
+
+    def fits(self) -> bool:
+        if any(GLOBAL_HOOKS):
+            return False
+        try:
+            return (
+                self.live == self.seen
+                and list(map(type, self.modules)) == self.types
+                and code_of(self.classes) == self.code
+                and bool(list(map(self.family.outside, self.layers)) == self.outside)
+            )
+        except Exception:  # as in _Record
+            return False
+
+
+_plans_of_owner: weakref.WeakKeyDictionary[nn.Module, _Plans] = weakref.WeakKeyDictionary()
+
+
+def plans_of(owner: nn.Module, layers: Sequence[nn.Module], family: LayerFamily) -> list[LayerPlan]:
+    """The plans of the ``layers`` of ``owner`` as they are now."""
+    known = _plans_of_owner.get(owner)
+    if known is not None and known.layers == layers and known.family is family and known.fits():
+        return known.plans
+    plans = [plan_of(layer, family) for layer in layers]
+    kept = [_plans.get(layer) for layer in layers]
+    records = [entry[1] for entry, plan in zip(kept, plans) if entry is not None and entry[0] is plan]
+    if layers and len(records) == len(layers):
+        _plans_of_owner[owner] = _Plans(layers, plans, records)
+    return plans
+
+
 def forget_plan(layer: nn.Module) -> None:
     """Lets go of the tensors in the plan of ``layer``."""
     _plans.pop(layer, None)
+    for owner, known in list(_plans_of_owner.items()):
+        if any(layer is one for one in known.layers):
+            del _plans_of_owner[owner]
 
 
 def fused_or_none(
@@ -263,7 +317,19 @@ def fused_or_none(
     return fused_layer(layer, plan, hidden_states, attention_mask) if reason is None else None
 
 
+_last_fallback: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+
+
 def remember_fallback(layer: nn.Module, reason: str | None) -> None:
     """Keeps what in the last call of ``layer`` kept it from running fused (None: nothing)."""
-    if not torch.compiler.is_compiling() and layer.__dict__.get("_sbk_last_fallback") != reason:
-        layer.__dict__["_sbk_last_fallback"] = reason
+    if torch.compiler.is_compiling():
+        return
+    if reason is None:
+        _last_fallback.pop(layer, None)
+    else:
+        _last_fallback[layer] = reason
+
+
+def last_fallback(layer: nn.Module) -> str | None:
+    """What :func:`remember_fallback` was told last."""
+    return _last_fallback.get(layer)

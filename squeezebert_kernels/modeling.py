@@ -21,10 +21,10 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 
 from .checkpoints import check_loaded, explain_mismatch, read_shapes, weight_files
 from .configuration import SqueezeBertConfig, check_config
+from .encoders import run_layers
 from .inputs import additive_mask, check_inputs, has_values, reject_head_mask
 from .layers import LayerFamily, fused_or_none, plan_of
 from .modules import TokenMajorConv1d
-from .padding import run_unpadded
 from .parts import LayerParts
 
 __all__ = [
@@ -237,7 +237,7 @@ class SqueezeBertEncoder(nn.Module):
         """Run the layers on [batch, length, channels] with an additive mask (see `SqueezeBertSelfAttention`)."""
         skipped = None
         if not output_attentions:
-            skipped = run_unpadded(
+            skipped = run_layers(
                 self, self.layers, FAMILY, hidden_states, attention_mask, every_layer=output_hidden_states
             )
         states: list[Tensor] = skipped or [hidden_states]

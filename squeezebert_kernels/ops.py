@@ -3,8 +3,9 @@
 ``torch.ops.squeezebert_kernels.*`` are the ops as registered; the functions of this module are their public face: the
 same arguments, options keyword-only, arguments checked with messages that name them, any floating dtype.
 
-Kernels exist for float32 on CPU (C++). Half-precision CPU inputs are computed in float32 and rounded once at the end;
-float64, and devices without kernels, go to :mod:`squeezebert_kernels.reference`.
+Kernels exist for float32 on CPU (C++) and for float32, float16 and bfloat16 on CUDA devices of compute capability 8.0
+or more (:mod:`squeezebert_kernels.triton_kernels`). Half-precision CPU inputs are computed in float32 and rounded once
+at the end; float64, and devices without kernels, go to :mod:`squeezebert_kernels.reference`.
 
 Activations are token-major, [batch, sequence, channels]; weights are [C_out, C_in/groups] with any trailing 1s of a
 Conv1d/Conv2d weight. ``packed`` is an optional result of :func:`pack` for the same weights: it saves packing them in
@@ -23,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native, autocast, gradients, reference, schemas, validation
+from . import _native, autocast, devices, gradients, reference, schemas, validation
 from .circumstances import under_transform, wants_gradients
+from .devices import KERNEL_DTYPES, why_no_kernel
 
 __all__ = [
     "attention_block",
@@ -38,8 +40,6 @@ __all__ = [
 ]
 
 _library = torch.library.Library("squeezebert_kernels", "DEF")
-PACKED_FROM = (torch.float32, torch.float16, torch.bfloat16)
-"""Weight dtypes that :func:`pack` takes."""
 _KERNEL_REFUSAL = re.compile(r"(?:register\.cpp|arguments\.h):\d+, (.*)")
 schemas.register(_library)
 _native.load()
@@ -62,7 +62,7 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
     Returns:
         A 1-D uint8 tensor: opaque, self-describing, valid on this ISA tier only and checked on use.
     """
-    validation.check_pack(weights, groups, num_heads, PACKED_FROM)
+    validation.check_pack(weights, groups, num_heads, KERNEL_DTYPES)
     if dtype not in ("float32", "bfloat16", "int8"):
         raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'int8', got {dtype!r}")
     if not torch.compiler.is_compiling():
@@ -97,7 +97,7 @@ def unpack(
 
 def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
     """Whether ``packed`` was made from these values, by comparing a sample of every weight (not all of it)."""
-    validation.check_pack(weights, [1] * len(weights), 0, PACKED_FROM)
+    validation.check_pack(weights, [1] * len(weights), 0, KERNEL_DTYPES)
     validation.check_packed(packed, weights[0].device)
     return is_current(weights, packed)
 
@@ -143,8 +143,10 @@ def _run(op, reference_op, tensors: Sequence[Tensor | None], weights: Sequence[i
     plain = _is_plain(tensors, options)
     if not plain:
         check()
-        if x.device.type not in ("cpu", "meta") or x.dtype not in PACKED_FROM or under_transform():
+        if why_no_kernel(x) is not None:
             return reference_op(*tensors, **options)
+        if x.is_cuda:
+            return op(*tensors, **options)
         if not torch.compiler.is_compiling():
             _native.isa()  # an impossible SBK_ISA is a ValueError here, not the kernel's RuntimeError
     try:
@@ -267,19 +269,27 @@ def attention_block(
         attention_mask: additive, broadcastable to [B, H, S, S] (e.g. [B, 1, 1, S]), or boolean (True: attend), or None.
         num_heads: H, divides the output channels.
         q_groups, k_groups, v_groups: groups of the three convs.
-        offsets: int64 CPU tensor [B + 1], ascending from 0 to T: sequence b is rows offsets[b] to offsets[b + 1] of x.
-            For batches without padding; ``attention_mask`` is then that of the padded batch, of which a sequence of n
-            tokens uses the first n rows and columns. No gradients.
+        offsets: int64 tensor [B + 1], ascending from 0 to T: sequence b is rows offsets[b] to offsets[b + 1] of x. On
+            the CPU, where its values are checked, or on the device of x, where sequences are clipped to 0..T and to the
+            columns of the mask instead, and rows of no sequence are undefined. For batches without padding:
+            ``attention_mask`` is that of the padded batch, of which a sequence of n tokens uses the first n rows and
+            columns. No gradients.
         packed: ``pack([q_weight, k_weight, v_weight], [q_groups, k_groups, v_groups], num_heads=H)`` or None.
 
     Returns:
         The context, [B, S, H*d] or [T, H*d], contiguous. Of a query that may attend to nothing it is 0 with a boolean
         mask (as scaled_dot_product_attention has it), the mean of the values with the least number as the mask.
     """
-    visible = None
+    visible: Tensor | None = None
     if isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.bool:
-        visible = _boolean_mask(attention_mask, x, offsets)
-        attention_mask = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~visible, torch.finfo(x.dtype).min)
+        shown = _boolean_mask(attention_mask, x, offsets)
+        hidden = torch.finfo(x.dtype).min
+        if x.is_cuda and not torch.is_grad_enabled() and why_no_kernel(x) is None:
+            # The Triton kernels leave 0 where all keys are at -inf: nothing to look for, which would wait for the GPU.
+            hidden = -torch.inf
+        else:
+            visible = shown
+        attention_mask = torch.zeros_like(shown, dtype=x.dtype).masked_fill(~shown, hidden)
     attention_mask = _for_every_key(attention_mask, x, offsets)
     tensors = (x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask)
 
@@ -451,8 +461,7 @@ def encoder_layer(
     }  # fmt: skip
 
     def check() -> None:
-        names = (*_ATTENTION_NAMES, *_POST_ATTENTION_NAMES[2:])
-        validation.check_dtypes(dict(zip(names, tensors)), "x")
+        validation.check_dtypes(dict(zip(validation.LAYER_NAMES, tensors)), "x")
         validation.check_encoder_layer(*tensors, **sizes)
         validation.check_eps("post_eps", post_eps)
         validation.check_eps("output_eps", output_eps)
@@ -477,13 +486,10 @@ def try_encoder_layer(*arguments: Any) -> Tensor | None:
         return None
 
 
-_ATTENTION_NAMES = ("x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask")
-_POST_ATTENTION_NAMES = (
-    "context", "residual", "post_weight", "post_bias", "post_norm_weight", "post_norm_bias",
-    "intermediate_weight", "intermediate_bias", "output_weight", "output_bias",
-    "output_norm_weight", "output_norm_bias",
-)  # fmt: skip
+_ATTENTION_NAMES = validation.LAYER_NAMES[:8]
+_POST_ATTENTION_NAMES = ("context", "residual", *validation.LAYER_NAMES[8:])
 
 
 gradients.register(_library)
 autocast.register(_library)
+devices.register(_library)

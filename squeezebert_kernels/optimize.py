@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .frozen import freeze_rows, frozen_weights, return_memory, thaw
-from .layers import forget_plan, freeze_layer
+from .graphs import set_cuda_graphs
+from .layers import forget_plan, freeze_layer, remember_fallback
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .packing import PackedWeights
 from .padding import set_skip_padding
@@ -24,7 +25,6 @@ Model = TypeVar("Model", bound=nn.Module)
 _CONVS: dict[type, type] = {nn.Conv1d: GroupedPointwiseConv1d, nn.Conv2d: GroupedPointwiseConv2d}
 _ORIGINAL_CLASS = "_sbk_original_class"
 _ORIGINAL_DTYPES = "_sbk_original_dtypes"
-_LAST_FALLBACK = "_sbk_last_fallback"
 _enable_lock = threading.Lock()
 
 
@@ -64,6 +64,7 @@ def optimize(
     strict: bool = False,
     skip_padding: bool = False,
     free_original: bool = False,
+    cuda_graphs: bool = False,
 ) -> Model:
     """Puts the kernels under ``model``, in place: its state dict, hooks and configuration stay as they are.
 
@@ -76,26 +77,33 @@ def optimize(
             torch.bfloat16: weights and inputs of matrix products are rounded to bfloat16; the parameters stay as they
             are. torch.float32: full precision, and the model's floating parameters and buffers are converted to
             float32 (:func:`restore` converts them back). None: full precision, parameters as they are.
+            On a CUDA device the kernels multiply in the dtype of the parameters: they are converted to ``dtype``, which
+            may be torch.float16 too, and stay rounded when :func:`restore` brings their dtype back. float32 is
+            multiplied to full precision, or in TF32 where ``torch.backends.cuda.matmul.allow_tf32``.
         quantization: "int8": weights symmetric per output channel, activations per token on the fly, in the layers
-            and convolutions that the kernels run, embeddings and heads excepted. None otherwise.
+            and convolutions that the kernels run, embeddings and heads excepted (CPU only). None otherwise.
         strict: raise instead of falling back.
-        skip_padding: compute only the real tokens of a padded batch, in encoders on a CPU without gradients; hidden
-            states of padding are 0 then, where transformers has values that nobody uses. A BERT encoder computes
-            everything, as usual, while hidden states of its layers or attention probabilities are asked for.
-
+        skip_padding: compute only the real tokens of a padded batch, in encoders without gradients; hidden states of
+            padding are 0 then, where transformers has values that nobody uses. A BERT encoder computes everything, as
+            usual, while hidden states of its layers or attention probabilities are asked for. On a CUDA device the
+            mask is waited for, before the first layer.
         free_original: keep one copy of the weights, the packed one, for inference in little memory. ``state_dict`` and
             parts that fall back unpack their weights each time; nothing can be trained or loaded into them until
             :func:`restore` brings back dense weights: the original ones, or with bfloat16 and int8 the rounded ones.
             Weights that several modules share stay as they are. With ``quantization="int8"`` embeddings become int8 too
             (symmetric per row), and ``save_pretrained`` writes an int8 checkpoint, a quarter of the size, which
-            ``from_pretrained`` loads into a model like this one.
+            ``from_pretrained`` loads into a model like this one. On a CUDA device there is only one copy anyway.
+        cuda_graphs: on a CUDA device, launch the layers of an encoder as one graph, captured once for each shape, for
+            batches of up to 16384 tokens without gradients: launches of kernels no longer bound small batches. Graphs
+            keep memory for the activations of their shape, 32 at most for each encoder.
 
     Returns:
         ``model`` itself.
 
     Raises:
         TypeError: ``model`` is not a module, ``dtype`` not a torch.dtype.
-        ValueError: ``dtype`` or ``quantization`` has no kernels, or both are given; nothing in ``model`` is for the
+        ValueError: ``dtype`` or ``quantization`` has no kernels, or both are given; ``cuda_graphs`` is given for a
+            model that is not on a CUDA device; nothing in ``model`` is for the
             kernels; ``free_original`` was given before, with another ``dtype`` or ``quantization``, or is given for
             a model in training mode.
         RuntimeError: ``strict``, and some part would fall back; ``model`` is as it was.
@@ -107,12 +115,18 @@ def optimize(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype must be a torch.dtype or None, got {dtype!r}")
-    if dtype not in (None, torch.float32, torch.bfloat16):
-        raise ValueError(f"dtype={dtype} has no kernels; possible: None, torch.float32, torch.bfloat16")
+    on_cuda = any(p.is_cuda for p in model.parameters())
+    possible = [torch.float32, torch.bfloat16, *[torch.float16] * on_cuda]
+    if dtype not in (None, *possible):
+        raise ValueError(f"dtype={dtype} has no kernels; possible: None, {', '.join(map(str, possible))}")
     if quantization not in (None, "int8"):
         raise ValueError(f"quantization={quantization!r} has no kernels; possible: None, 'int8'")
     if quantization is not None and dtype is not None:
         raise ValueError(f"give dtype or quantization, not both: dtype={dtype}, quantization={quantization!r}")
+    if quantization is not None and on_cuda:
+        raise ValueError(f"quantization={quantization!r} has no kernels on CUDA devices; possible: None")
+    if cuda_graphs and not on_cuda:
+        raise ValueError("cuda_graphs=True needs a model on a CUDA device: call model.to('cuda') first")
     compute = quantization or ("bfloat16" if dtype == torch.bfloat16 else "float32")
 
     if free_original and model.training:
@@ -124,10 +138,10 @@ def optimize(
     originals = [(module, module._parameters.get("weight")) for module in model.modules()] if free_original else []
     converted: list[_Converted] = []
     try:
-        if dtype == torch.float32:
+        if dtype is not None and (dtype == torch.float32 or on_cuda):
             _convert(model, dtype, converted)
         for module in model.modules():
-            module.__dict__.pop(_LAST_FALLBACK, None)  # of the modules as they are, not of a call long ago
+            remember_fallback(module, None)  # of the modules as they are, not of a call long ago
         for module, new_class in _plan(model):
             if type(module) in _CONVS:  # our own models are made of these classes: only swapped ones go back
                 module.__dict__[_ORIGINAL_CLASS] = type(module)
@@ -149,6 +163,7 @@ def optimize(
         for module in model.modules():
             if type(module) in (hosts.FusedSqueezeBertEncoder, hosts.FusedBertEncoder, SqueezeBertEncoder):
                 set_skip_padding(module, skip_padding)
+                set_cuda_graphs(module, cuda_graphs)
         if free_original:
             leave_one_copy(model, found, embeddings=compute == "int8")
             mark_int8(model)
@@ -250,8 +265,11 @@ def _restore_class(module: nn.Module) -> None:
         module.__class__ = module.__dict__.pop(_ORIGINAL_CLASS)
     forget_plan(module)
     for key, value in list(module.__dict__.items()):
-        if isinstance(value, PackedWeights) or key in (_LAST_FALLBACK, "_sbk_compute", "_sbk_skip_padding"):
+        if isinstance(value, PackedWeights) or key == "_sbk_compute":
             del module.__dict__[key]
+    remember_fallback(module, None)
+    set_skip_padding(module, False)
+    set_cuda_graphs(module, False)
 
 
 def restore(model: Model) -> Model:

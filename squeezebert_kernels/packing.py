@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from . import ops
 from .circumstances import is_tracing, under_transform
+from .devices import KERNEL_DTYPES
 from .frozen import QuantizedRows, packed_of
 
 _PACKABLE = (torch.nn.Parameter, Tensor, QuantizedRows)
@@ -74,7 +75,7 @@ class PackedWeights:
                 return packed
         if not tracing and (only_copy := packed_of(weights, dtype)) is not None:
             return only_copy
-        if any(w.device.type not in ("cpu", "meta") or w.dtype not in ops.PACKED_FROM for w in weights):
+        if any(w.device.type not in ("cpu", "meta") or w.dtype not in KERNEL_DTYPES for w in weights):
             return None
         if under_transform():  # weights may have no storage, and the reference does the work
             return None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .layers import LayerFamily, fused_layer, plan_of, remember_fallback
-from .parts import has_hooks, why_no_kernel
+__all__ = ["Unpadded", "set_skip_padding", "skips_padding", "unpad"]
 
 _FLAG = "_sbk_skip_padding"
 
@@ -72,41 +70,3 @@ def set_skip_padding(encoder: nn.Module, skip: bool) -> None:
 def skips_padding(encoder: nn.Module) -> bool:
     """What :func:`set_skip_padding` was told."""
     return encoder.__dict__.get(_FLAG, False)
-
-
-def run_unpadded(
-    encoder: nn.Module,
-    layers: Iterable[Any],
-    family: LayerFamily,
-    hidden_states: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    every_layer: bool = False,
-    why_not: Callable[[Any], str | None] = lambda layer: None,
-) -> list[Tensor] | None:
-    """The padded hidden states in front of the layers, of ``every_layer`` or none, and behind the last; None where the
-    encoder must run as usual.
-
-    That is: not asked for, gradients wanted, tracing, nothing to leave out, or a layer that does not run fused.
-    ``why_not`` says why one that could does not in this call.
-    """
-    if not skips_padding(encoder) or torch.is_grad_enabled():
-        return None
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return None
-    if why_no_kernel(hidden_states) or hidden_states.device.type != "cpu":
-        return None
-    layers = list(layers)
-    plans = [plan_of(layer, family) for layer in layers]
-    if any(has_hooks(layer) or plan.reason or why_not(layer) for layer, plan in zip(layers, plans)):
-        return None
-    batch = unpad(hidden_states, attention_mask)
-    if batch is None:
-        return None
-    states, tokens = [hidden_states], batch.tokens
-    for layer, plan in zip(layers, plans):
-        tokens = fused_layer(layer, plan, tokens, batch.mask, batch.offsets)
-        remember_fallback(layer, None)
-        if every_layer or layer is layers[-1]:
-            states.append(batch.pad(tokens))
-    return states

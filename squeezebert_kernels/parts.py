@@ -14,7 +14,6 @@ from transformers import activations
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
-from .circumstances import under_transform
 from .frozen import PackedWeight, QuantizedRows
 from .modules import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise
 
@@ -25,7 +24,6 @@ __all__ = [
     "is_elementwise",
     "why_altered",
     "why_class_altered",
-    "why_no_kernel",
     "why_not_fused",
 ]
 
@@ -181,19 +179,6 @@ def why_class_altered(cls: Any) -> str | None:
         return f"{cls.__name__} is patched"
     home = str(cls.forward.__module__)
     return None if home.startswith(_CODE_HOMES) else f"{cls.__name__}.forward is one of {home}"
-
-
-def why_no_kernel(x: Tensor) -> str | None:
-    """Why no kernel computes on tensors like ``x``; None if one does."""
-    if not isinstance(x, Tensor):
-        return f"a {type(x).__name__} is no tensor"
-    if under_transform():
-        return "a torch.func transform or forward-mode differentiation is at work"
-    if x.device.type not in ("cpu", "meta"):
-        return f"no kernels for device type {x.device.type!r}"
-    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"no kernels for {x.dtype}"
-    return None
 
 
 def why_not_fused(parts: LayerParts) -> str | None:

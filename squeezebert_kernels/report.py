@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import _native
+from . import _native, devices
+from .devices import why_no_kernel
 from .frozen import PackedWeight, frozen_weights
-from .layers import LayerFamily
+from .layers import LayerFamily, last_fallback
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
 from .packing import PackedWeights
-from .parts import activation_name, why_no_kernel, why_not_fused
+from .parts import activation_name, why_not_fused
 
 # Fewer channels per group than this leave most lanes of a vector idle.
 MIN_GROUP_CHANNELS = 4
@@ -46,6 +47,8 @@ class Report:
     threads: int
     packed_bytes: int
     entries: tuple[Entry, ...]
+    device: str | None = None
+    """Of a model on a CUDA device: the device, Triton's version and the file of launch configurations."""
 
     @property
     def fused(self) -> tuple[Entry, ...]:
@@ -58,9 +61,10 @@ class Report:
         return tuple(e for e in self.entries if e.state in ("partly", "fallback"))
 
     def __str__(self) -> str:
+        where = f"ISA {self.isa}, {self.threads} threads, {self.packed_bytes / 2**20:.1f} MiB packed"
         head = (
             f"{self.model}: {len(self.fused)} of {len(self.entries)} parts on the kernels "
-            f"(ISA {self.isa}, {self.threads} threads, {self.packed_bytes / 2**20:.1f} MiB packed)"
+            f"({where if self.device is None else self.device})"
         )
         rows = [("part", "kind", "runs", "dtype", "why")]
         rows += [(e.name, e.kind, e.state, e.dtype, e.reason) for e in self.entries]
@@ -79,10 +83,17 @@ def conv_reason(conv: Any) -> str | None:
     return reason or why_no_kernel(conv.weight)
 
 
+def _multiplied_in(module: nn.Module) -> str:
+    parameter = next(module.parameters(), None)
+    if parameter is None or not parameter.is_cuda:
+        return compute_dtype(module)
+    return str(parameter.dtype).removeprefix("torch.")
+
+
 def _entry(
     name: str, kind: str, state: str, module: nn.Module, reason: str | None, family: LayerFamily | None = None
 ) -> Entry:
-    dtype = "" if state == "fallback" else compute_dtype(module)
+    dtype = "" if state == "fallback" else _multiplied_in(module)
     return Entry(name, kind, state, reason or "", dtype, module, family)
 
 
@@ -91,16 +102,17 @@ def _layer_entry(name: str, kind: str, layer: Any, family: LayerFamily, reason: 
     parts = None if reason else family.parts_of(layer)
     if parts is not None:
         reason = why_not_fused(parts) or why_no_kernel(parts.query.weight)
-    if reason is None and layer.__dict__.get("_sbk_last_fallback") is not None:
-        reason = f"in the last call: {layer.__dict__['_sbk_last_fallback']}"
+    if reason is None and (last := last_fallback(layer)) is not None:
+        reason = f"in the last call: {last}"
     if reason is not None:
         return _entry(name, kind, "fallback", layer, reason, family)
     assert parts is not None
     if activation_name(parts.activation) is None:
         reason = f"activation {type(parts.activation).__name__} is not fused: a pass of its own"
         return _entry(name, kind, "partly", layer, reason, family)
-    dtype = parts.query.weight.dtype
-    return _entry(name, kind, "fused", layer, None if dtype == torch.float32 else f"weights kept in {dtype}", family)
+    weight = parts.query.weight
+    kept = None if weight.is_cuda or weight.dtype == torch.float32 else f"weights kept in {weight.dtype}"
+    return _entry(name, kind, "fused", layer, kept, family)
 
 
 def _entries(model: nn.Module) -> Iterator[Entry]:
@@ -142,6 +154,13 @@ def _host_reason(module: nn.Module) -> str | None:
     return None
 
 
+def _device(model: nn.Module) -> str | None:
+    on_cuda = next((p for p in model.parameters() if p.is_cuda), None)
+    if on_cuda is None or devices.why_no_triton(on_cuda.device.index) is not None:
+        return None
+    return devices.describe(on_cuda.device.index)
+
+
 def _packed_bytes(model: nn.Module) -> int:
     only_copies = {id(w.packed): w.packed.numel() for _, _, w in frozen_weights(model) if isinstance(w, PackedWeight)}
     caches = (v.nbytes for m in model.modules() for v in m.__dict__.values() if isinstance(v, PackedWeights))
@@ -160,5 +179,6 @@ def report(model: nn.Module) -> Report:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     return Report(
-        type(model).__name__, _native.isa(), torch.get_num_threads(), _packed_bytes(model), tuple(_entries(model))
-    )
+        type(model).__name__, _native.isa(), torch.get_num_threads(), _packed_bytes(model), tuple(_entries(model)),
+        _device(model),
+    )  # fmt: skip

@@ -12,6 +12,14 @@ ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu")
 """Activations that the kernels fuse; "none" and None are the same."""
 
 
+LAYER_NAMES = (
+    "x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask",
+    "post_weight", "post_bias", "post_norm_weight", "post_norm_bias", "intermediate_weight", "intermediate_bias",
+    "output_weight", "output_bias", "output_norm_weight", "output_norm_bias",
+)  # fmt: skip
+"""The tensors of ``ops.encoder_layer``, in its order."""
+
+
 def activation_name(activation: str | None) -> str:
     """The op-level name of ``activation``; ValueError for one that no kernel fuses."""
     if activation is None:
@@ -124,9 +132,9 @@ def check_mask(mask: Tensor, batch: int, num_heads: int, length: int) -> None:
 
 
 def check_offsets(offsets: Tensor | None, tokens: int, device: torch.device) -> int:
-    """``offsets`` is an int64 vector on the CPU (or with x on "meta") that ascends from 0 to ``tokens``.
+    """``offsets`` is an int64 vector on the CPU or with x, and on the CPU ascends from 0 to ``tokens``.
 
-    Returns the length of the longest sequence, 0 where it cannot be known.
+    Returns the length of the longest sequence, 0 where it cannot be known, or not without waiting for a device.
     """
     if offsets is None:
         return 0
@@ -134,8 +142,8 @@ def check_offsets(offsets: Tensor | None, tokens: int, device: torch.device) -> 
     if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.shape[0] < 1:
         raise ValueError(f"offsets must be an int64 tensor [batch + 1], got {offsets.dtype} {_shape(offsets)}")
     if offsets.device.type != "cpu" and offsets.device != device:
-        raise ValueError(f"offsets is on {offsets.device}, it must be on cpu")
-    if type(offsets) is not Tensor or offsets.is_meta or torch.compiler.is_compiling():
+        raise ValueError(f"offsets is on {offsets.device}, it must be on cpu or with x on {device}")
+    if type(offsets) is not Tensor or offsets.device.type != "cpu" or torch.compiler.is_compiling():
         return 0
     values = offsets.tolist()
     if values[0] != 0 or values[-1] != tokens or any(a > b for a, b in pairwise(values)):

@@ -1,0 +1,215 @@
+"""Compiles the Triton kernels ahead of time, without a GPU, as shipped configurations launch them on SqueezeBERT.
+
+    python bench/gpu/ahead.py [--arch sm_80,sm_86,sm_90] [--dtypes bf16,fp16,fp32] [--markdown] [--json FILE]
+
+One line for each kernel: registers of a thread, shared memory of a program, spills, and the matrix instructions in
+its code. Exit status 1 where a kernel spills or exceeds the device's shared memory, or where a 16-bit one has no
+matrix instructions. What is compiled is what the launchers launch: they are called with tensors without memory, and a
+recorder in the place of the launch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+os.environ.pop("TRITON_INTERPRET", None)  # there is nothing to compile then
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from squeezebert_kernels.triton_kernels import configs, launchers
+from squeezebert_kernels.triton_kernels.workload import workload
+
+SHARED_LIMIT = {"sm_80": 163, "sm_86": 99, "sm_90": 227}
+"""KiB of shared memory that a program may have: CUDA C++ Programming Guide, compute capabilities."""
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TRITON_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32",
+                torch.int64: "i64"}  # fmt: skip
+
+
+class Launch(NamedTuple):
+    """A call of a kernel: what of it is compiled."""
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+
+
+class Compiled(NamedTuple):
+    """What became of a launch."""
+
+    arch: str
+    dtype: str
+    kernel: str
+    config: str
+    registers: int
+    shared: int
+    spilled: int
+    matrix: str
+
+
+def _recorded(call: Any) -> list[Launch]:
+    """The launches that ``call`` would do."""
+    launches: list[Launch] = []
+
+    def record(kernel: Any, programs: int, x: Any, *arguments: Any, **constants: Any) -> None:
+        constants |= {"PRECISION": launchers.precision(x.dtype), "UPCAST": False}
+        launches.append(Launch(kernel, (x, *arguments), constants))
+
+    original, launchers.launch = launchers.launch, record
+    try:
+        call()
+    finally:
+        launchers.launch = original
+    return launches
+
+
+def launches_of(kernel: str, config: dict[str, int], dtype: torch.dtype, size: int) -> list[Launch]:
+    """What SqueezeBERT launches of ``kernel`` for ``size`` tokens (attention: for sequences of ``size``)."""
+    with configs.override(**{kernel: config}):
+        return _recorded(workload(kernel, dtype, size, "meta"))
+
+
+def _source(launch: Launch) -> ASTSource:
+    """The specialization that Triton's launcher would make of a call."""
+    names = launch.kernel.arg_names
+    values = dict(zip(names, launch.arguments)) | launch.constants
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    for i, parameter in enumerate(launch.kernel.params):
+        value = values[parameter.name]
+        if parameter.is_constexpr or (type(value) is int and value == 1 and not parameter.do_not_specialize):
+            signature[parameter.name] = "constexpr"
+            constants[(i,)] = value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = f"*{TRITON_NAMES[value.dtype]}"
+            attributes[(i,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, int):
+            signature[parameter.name] = "i32"
+            if value % 16 == 0 and not parameter.do_not_specialize:
+                attributes[(i,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "fp32"
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def _tool(name: str) -> str:
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
+
+
+def _run(tool: str, option: str, cubin: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([_tool(tool), option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+class Job(NamedTuple):
+    """One configuration to compile."""
+
+    arch: str
+    dtype: str
+    kernel: str
+    config: dict[str, int]
+    size: int
+
+
+def compile_one(job: Job) -> Compiled:
+    """Compiles a job for its architecture."""
+    launch, *_ = launches_of(job.kernel, job.config, DTYPES[job.dtype], job.size)
+    launch.constants["PDL"] = dependent = job.arch == "sm_90"
+    options = {name: launch.constants[name] for name in ("num_warps", "num_stages")} | {"launch_pdl": dependent}
+    target = GPUTarget("cuda", int(job.arch[3:]), 32)
+    compiled = triton.compile(_source(launch), target=target, options=options)
+    cubin = compiled.asm["cubin"]
+    usage = _run("cuobjdump", "-res-usage", cubin)
+    registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))  # type: ignore[index]
+    local = int(re.search(r"LOCAL:(\d+)", usage)[1])  # type: ignore[index]
+    code = _run("nvdisasm", "-c", cubin)
+    matrix = "/".join(name for name in ("HGMMA", "HMMA") if re.search(rf"\b{name}\b", code))
+    spilled = stack + local + len(re.findall(r"\b(?:LDL|STL)\b", code))
+    shown = " ".join(f"{name}={value}" for name, value in job.config.items())
+    return Compiled(
+        job.arch, job.dtype, job.kernel, f"<= {job.size}: {shown}", registers, compiled.metadata.shared, spilled, matrix
+    )
+
+
+def jobs(archs: list[str], dtypes: list[str]) -> Iterator[Job]:
+    """Every shipped configuration, at the largest size that it is for."""
+    for arch in archs:
+        for kernel, entries in configs.read(configs.SHIPPED / f"{arch}.json").items():
+            for entry in entries:
+                config = {k: v for k, v in entry.items() if k not in ("dtype", "up_to")}
+                largest = {"attention": 32 if entry["dtype"] == "float32" else 128, "flash": 512}.get(kernel, 32768)
+                size = largest if entry["up_to"] is None else entry["up_to"]
+                if not config.get("FUSED", 1):
+                    continue  # two convolutions
+                for dtype in dtypes:
+                    if (entry["dtype"] == "float32") == (dtype == "fp32"):
+                        yield Job(arch, dtype, kernel, config, size)
+
+
+def faults(result: Compiled) -> list[str]:
+    """What is wrong with a compiled kernel."""
+    found = []
+    if result.spilled:
+        found.append("spills")
+    if result.shared > SHARED_LIMIT[result.arch] * 1024:
+        found.append(f"needs {result.shared} bytes of shared memory")
+    if result.dtype != "fp32" and not result.matrix:
+        found.append("has no matrix instructions")
+    return found
+
+
+def _row(r: Compiled) -> list[str]:
+    return [r.arch, r.dtype, r.kernel, r.config, str(r.registers), f"{r.shared / 1024:.1f}", str(r.spilled), r.matrix]
+
+
+HEAD = ["arch", "dtype", "kernel", "configuration", "registers", "shared KiB", "spills", "matrix code"]
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--arch", default="sm_80,sm_86,sm_90", help="default %(default)s")
+    parser.add_argument("--dtypes", default="bf16,fp16,fp32", help="default %(default)s")
+    parser.add_argument("--kernels", default="", help="only these, separated by commas")
+    parser.add_argument("--markdown", action="store_true", help="print a table for docs/performance.md")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
+    arguments = parser.parse_args()
+    todo = list(jobs(arguments.arch.split(","), arguments.dtypes.split(",")))
+    if arguments.kernels:
+        todo = [job for job in todo if job.kernel in arguments.kernels.split(",")]
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        results = list(pool.imap(compile_one, todo))
+    bad = [(r, faults(r)) for r in results if faults(r)]
+    widths = [max(len(row[i]) for row in [HEAD, *map(_row, results)]) for i in range(len(HEAD))]
+    separator = " | " if arguments.markdown else "  "
+    for number, row in enumerate([HEAD, *map(_row, results)]):
+        line = separator.join(cell.ljust(w) for cell, w in zip(row, widths))
+        print(f"| {line} |" if arguments.markdown else line.rstrip())
+        if arguments.markdown and number == 0:
+            print("|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    for result, wrong in bad:
+        print(f"FAULT: {result.arch} {result.dtype} {result.kernel} ({result.config}) {', '.join(wrong)}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps([r._asdict() for r in results], indent=1) + "\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
