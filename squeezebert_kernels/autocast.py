@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ENDS_IN_LAYER_NORM = {
+ENDS_IN_LAYER_NORM = {
     "grouped_pointwise_conv": False,
     "grouped_pointwise_conv_layer_norm": True,
     "attention_block": False,
     "post_attention_block": True,
     "encoder_layer": True,
 }
+"""The ops on activations."""
 
 
 def _register(library: Any, name: str, ends_in_layer_norm: bool) -> None:
@@ -44,5 +45,5 @@ def register(library: Any) -> None:
     The CPU kernels still compute in float32, the CUDA kernels take everything in the autocast dtype; the result has the
     dtype that torch's own ops would give: the autocast dtype behind a matrix product, float32 behind a LayerNorm.
     """
-    for name, ends_in_layer_norm in _ENDS_IN_LAYER_NORM.items():
+    for name, ends_in_layer_norm in ENDS_IN_LAYER_NORM.items():
         _register(library, name, ends_in_layer_norm)

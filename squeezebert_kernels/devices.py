@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .autocast import ENDS_IN_LAYER_NORM
 from .circumstances import under_transform
 
 __all__ = ["KERNEL_DTYPES", "describe", "register", "why_no_kernel", "why_no_triton"]
@@ -18,10 +19,6 @@ KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 CAPABILITY = (8, 0)
 """The least compute capability: bfloat16 and TF32 products, asynchronous copies."""
-OPS = (
-    "grouped_pointwise_conv", "grouped_pointwise_conv_layer_norm", "attention_block", "post_attention_block",
-    "encoder_layer",
-)  # fmt: skip
 
 
 def why_no_kernel(x: Tensor) -> str | None:
@@ -79,5 +76,5 @@ def register(library: Any) -> None:
 
         return run
 
-    for name in OPS:
+    for name in ENDS_IN_LAYER_NORM:
         library.impl(name, launcher(name), "CUDA")

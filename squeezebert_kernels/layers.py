@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -203,35 +204,42 @@ def freeze_layer(layer: nn.Module, family: LayerFamily) -> None:
 
 
 class _Record:
-    """Everything that a plan of ``layer`` was drawn from: its modules and their attributes, parameters and hooks.
+    """Everything that the plans of ``layers`` were drawn from: their modules, and the attributes, parameters and hooks
+    of these.
 
-    The layer itself is not held, so that it dies when its last user lets go.
+    The layers themselves are not held, so that they die when their last user lets go.
     """
 
-    def __init__(self, layer: nn.Module, family: LayerFamily) -> None:
+    def __init__(self, layers: Sequence[nn.Module], family: LayerFamily) -> None:
         self.family = family
-        self.below = list(layer.modules())[1:]
-        modules = [layer, *self.below]
+        self.below = [module for layer in layers for module in list(layer.modules())[1:]]
+        modules = [*layers, *self.below]
         self.types = list(map(type, modules))
         self.classes = list({c: None for m in modules for c in classes_of(type(m))})
         self.code = code_of(self.classes)
-        self.outside = family.outside(layer)
-        # Compared as a whole, by the interpreter's own comparison of lists and dicts: of what is the same object it
-        # looks no further, and whatever was put in place of a tensor is not equal to it, or raises.
-        inner = ("_parameters", "_buffers", "_modules", *HOOKS)
+        self.outside = list(map(family.outside, layers))
+        # Compared as a whole, by the interpreter's own comparison of lists and dicts, which looks no further where it
+        # finds the same object. Parameters by identity: tensors do not compare to a truth value, or only by theirs.
+        inner = ("_buffers", "_modules", *HOOKS)
         self.live = [d for m in modules for d in (m.__dict__, *(m.__dict__[name] for name in inner))]
         self.seen = [dict(d) for d in self.live]
+        self.holders = [m._parameters for m in modules]
+        self.parameters = self._parameters_now()
 
-    def fits(self, layer: nn.Module) -> bool:
+    def _parameters_now(self) -> list[int]:
+        return list(map(id, chain.from_iterable(map(dict.values, self.holders))))
+
+    def fits(self, layers: Sequence[nn.Module]) -> bool:
+        """Whether they are as they were."""
         if any(GLOBAL_HOOKS):
             return False
         try:
             return (
                 self.live == self.seen
-                and list(map(type, self.below)) == self.types[1:]
-                and type(layer) is self.types[0]
+                and self._parameters_now() == self.parameters
+                and list(map(type, (*layers, *self.below))) == self.types
                 and code_of(self.classes) == self.code
-                and bool(self.family.outside(layer) == self.outside)
+                and bool(list(map(self.family.outside, layers)) == self.outside)
             )
         except Exception:  # attributes that do not compare, such as tensors
             return False
@@ -245,55 +253,33 @@ def plan_of(layer: nn.Module, family: LayerFamily) -> LayerPlan:
     if torch.compiler.is_compiling() or under_transform():
         return LayerPlan(layer, family)
     known = _plans.get(layer)
-    if known is not None and known[1].fits(layer):
+    if known is not None and known[1].fits([layer]):
         return known[0]
     plan = LayerPlan(layer, family)
     if not any(GLOBAL_HOOKS):
-        _plans[layer] = (plan, _Record(layer, family))
+        _plans[layer] = (plan, _Record([layer], family))
     return plan
 
 
-class _Plans:
-    """The plans of several layers, and what they were drawn from: looked at together, which is quicker."""
+class _Plans(NamedTuple):
+    """The plans of several layers, looked at together, which is quicker."""
 
-    def __init__(self, layers: Sequence[nn.Module], plans: list[LayerPlan], records: Sequence[_Record]) -> None:
-        self.layers, self.plans = list(layers), plans
-        self.family = records[0].family
-        self.live = [d for record in records for d in record.live]
-        self.seen = [d for record in records for d in record.seen]
-        self.modules = [module for layer, record in zip(layers, records) for module in (layer, *record.below)]
-        self.types = [cls for record in records for cls in record.types]
-        self.classes = list({cls: None for record in records for cls in record.classes})
-        self.code = code_of(self.classes)
-        self.outside = [record.outside for record in records]
-
-    def fits(self) -> bool:
-        if any(GLOBAL_HOOKS):
-            return False
-        try:
-            return (
-                self.live == self.seen
-                and list(map(type, self.modules)) == self.types
-                and code_of(self.classes) == self.code
-                and bool(list(map(self.family.outside, self.layers)) == self.outside)
-            )
-        except Exception:  # as in _Record
-            return False
+    layers: list[nn.Module]
+    plans: list[LayerPlan]
+    record: _Record
 
 
 _plans_of_owner: weakref.WeakKeyDictionary[nn.Module, _Plans] = weakref.WeakKeyDictionary()
 
 
-def plans_of(owner: nn.Module, layers: Sequence[nn.Module], family: LayerFamily) -> list[LayerPlan]:
+def plans_of(owner: nn.Module, layers: list[nn.Module], family: LayerFamily) -> list[LayerPlan]:
     """The plans of the ``layers`` of ``owner`` as they are now."""
     known = _plans_of_owner.get(owner)
-    if known is not None and known.layers == layers and known.family is family and known.fits():
+    if known is not None and known.layers == layers and known.record.family is family and known.record.fits(layers):
         return known.plans
     plans = [plan_of(layer, family) for layer in layers]
-    kept = [_plans.get(layer) for layer in layers]
-    records = [entry[1] for entry, plan in zip(kept, plans) if entry is not None and entry[0] is plan]
-    if layers and len(records) == len(layers):
-        _plans_of_owner[owner] = _Plans(layers, plans, records)
+    if not any(GLOBAL_HOOKS):
+        _plans_of_owner[owner] = _Plans(layers, plans, _Record(layers, family))
     return plans
 
 

@@ -7,8 +7,9 @@ import itertools
 import json
 import multiprocessing
 import os
+import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,14 +109,18 @@ def measure(trial: Trial, call: Any, others: dict[str, Config], replays: int = 5
     of kernels that the call may launch besides."""
     from .triton_kernels import configs
 
-    launches = 20
     with torch.inference_mode(), configs.override(**others | {trial.kernel: trial.config}):
-        call()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(launches):
-                call()
+        return microseconds(call, 20, replays)
+
+
+def microseconds(call: Callable[[], Any], calls: int, replays: int) -> float:
+    """Median of one of ``calls`` that follow one another in a CUDA graph; of a replay before nothing is taken."""
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            call()
     times = []
     for _ in range(replays + 1):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -123,8 +128,8 @@ def measure(trial: Trial, call: Any, others: dict[str, Config], replays: int = 5
         graph.replay()
         end.record()
         end.synchronize()
-        times.append(start.elapsed_time(end) * 1000 / launches)
-    return sorted(times[1:])[replays // 2]
+        times.append(start.elapsed_time(end) * 1000 / calls)
+    return statistics.median(times[1:])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{option}: unknown {', '.join(unknown)}; possible: {', '.join(known)}")
     device = torch.device("cuda", torch.cuda.current_device())
     output = args.output or configs.tuned_path(torch.cuda.get_device_name(device))
-    entries = json.loads(json.dumps(configs.load(device)))
+    entries = dict(configs.load(device))  # whose lists are replaced, not changed
     console = make_console()
     found, log = _tune(kernels, dtypes, args.minutes, console)
     for (kernel, dtype), best in found.items():
@@ -201,10 +206,11 @@ def _tune(
             others = best_at.setdefault((dtype, size), {})
             times: list[tuple[float, int, Trial]] = []
             for number, trial in enumerate(group):
-                problem = next(compiled)
+                problem, us = next(compiled), None
                 if problem is None and time.monotonic() < end:
-                    times.append((measure(trial, call, others, 3), number, trial))
-                log.append({**trial._asdict(), "us": times[-1][0] if problem is None and times else None})
+                    us = measure(trial, call, others, 3)
+                    times.append((us, number, trial))
+                log.append({**trial._asdict(), "us": us})
             again = sorted((measure(t, call, others, 9), n, t) for _, n, t in sorted(times)[:3])
             if not again:
                 continue

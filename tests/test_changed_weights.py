@@ -6,6 +6,8 @@ from test_optimize import assert_same, batch, bert, run, squeezebert, weights
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import squeezebert_kernels as sbk
+from squeezebert_kernels.hosts import SQUEEZEBERT
+from squeezebert_kernels.layers import _Record
 
 
 @pytest.mark.parametrize(
@@ -92,3 +94,12 @@ def test_a_run_with_fake_tensors_leaves_nothing_behind():
             with FakeTensorMode(allow_non_fake_inputs=True) as mode:
                 assert conv(mode.from_tensor(x)).shape == x.shape
             assert type(conv(x)) is torch.Tensor
+
+
+def test_an_equal_parameter_of_one_element_is_another():
+    """Of larger ones a comparison raises; of this one it would say that nothing has changed."""
+    module = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    record = _Record([module], SQUEEZEBERT)
+    assert record.fits([module])
+    module[0].weight = torch.nn.Parameter(module[0].weight.detach().clone())
+    assert not record.fits([module])

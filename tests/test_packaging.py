@@ -43,7 +43,7 @@ def test_contents(wheel):
         names = archive.namelist()
         metadata = archive.read(next(n for n in names if n.endswith(".dist-info/METADATA"))).decode()
         entry_points = archive.read(next(n for n in names if n.endswith(".dist-info/entry_points.txt"))).decode()
-    for wanted in ("_C.abi3.so", "py.typed", "data/passages.json", "cli.py"):
+    for wanted in ("_C.abi3.so", "py.typed", "data/passages.json", "cli.py", "triton_kernels/configs/sm_90.json"):
         assert f"squeezebert_kernels/{wanted}" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     foreign = [n for n in names if not n.startswith(("squeezebert_kernels/", "squeezebert_kernels-"))]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,28 +21,15 @@ from torch import Tensor
 from squeezebert_kernels import triton_kernels
 from squeezebert_kernels.triton_kernels import launchers
 from squeezebert_kernels.triton_kernels.workload import CHANNELS, GROUPS, HEADS, HIDDEN
+from squeezebert_kernels.tune import microseconds
 
 LAYERS = 12
 K = CHANNELS // GROUPS
 
 
-def microseconds(call: Callable[[], Any], calls: int = 10, replays: int = 9) -> float:
-    """Median of one of ``calls`` that follow one another in a CUDA graph."""
-    call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            call()
-    times = []
-    for _ in range(replays):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1000 / calls)
-    return round(statistics.median(times), 1)
+def timed(call: Callable[[], Any], calls: int = 10) -> float:
+    """Microseconds of one of ``calls`` in a CUDA graph."""
+    return round(microseconds(call, calls, replays=9), 1)
 
 
 def measure(batch: int, length: int) -> dict[str, float]:
@@ -75,14 +61,14 @@ def measure(batch: int, length: int) -> dict[str, float]:
 
     found = {}
     if length <= 128:
-        found["attention"] = microseconds(
+        found["attention"] = timed(
             lambda: launchers.attention(x, weights, biases, None, HEADS, GROUPS, None, batch, length)
         )
-    found["qkv + flash"] = microseconds(two_kernels)
-    found["post"] = microseconds(lambda: launchers.conv_residual(context, post, bias, x, 1))
-    found["ffn"] = microseconds(lambda: launchers.ffn(x, up, up_bias, down, bias, GROUPS, GROUPS, "gelu"))
-    found["layer norm"] = microseconds(lambda: launchers.layer_norm(x, ones, bias, 1e-12))
-    found["12 layers"] = microseconds(layers, 3)
+    found["qkv + flash"] = timed(two_kernels)
+    found["post"] = timed(lambda: launchers.conv_residual(context, post, bias, x, 1))
+    found["ffn"] = timed(lambda: launchers.ffn(x, up, up_bias, down, bias, GROUPS, GROUPS, "gelu"))
+    found["layer norm"] = timed(lambda: launchers.layer_norm(x, ones, bias, 1e-12))
+    found["12 layers"] = timed(layers, 3)
     flops = 2.0 * batch * length * (3 * CHANNELS * K + CHANNELS**2 + 2 * HIDDEN * K + 2 * length * CHANNELS)
     found["TFLOP/s"] = round(LAYERS * flops / found["12 layers"] * 1e-6)
     return found
