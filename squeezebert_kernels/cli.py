@@ -12,10 +12,11 @@ from typing import NoReturn
 
 from . import bench, demo, doctor, export, tune
 from .console import UserError
+from .corpus import embed
 
 PROGRAM = "squeezebert-kernels"
 
-COMMANDS = {"bench": bench, "demo": demo, "doctor": doctor, "export": export, "tune": tune}
+COMMANDS = {"bench": bench, "demo": demo, "doctor": doctor, "embed": embed, "export": export, "tune": tune}
 """Subcommands: each module has HELP, add_arguments(parser) and run(args) -> exit status."""
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from .console import UserError, machine_line, make_console, make_progress, quiet_transformers
 from .hub import fetch_checkpoint
+from .pooling import pooled
 
 HELP = "semantic search with MiniLM's real weights, and SqueezeBERT side by side with stock transformers"
 
@@ -105,8 +106,7 @@ class Embedder:
 
 def mean_pooled(hidden: Tensor, mask: Tensor) -> Tensor:
     """The mean of the real tokens of every text, normalised."""
-    weight = mask.unsqueeze(-1).to(hidden.dtype)
-    return torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
+    return pooled(hidden, mask)
 
 
 def load_passages() -> dict[str, Any]:

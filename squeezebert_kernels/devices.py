@@ -17,6 +17,11 @@ __all__ = ["KERNEL_DTYPES", "describe", "register", "why_no_kernel", "why_no_tri
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Of activations, and of weights that :func:`ops.pack` takes."""
 
+TRAINING_OPS = (
+    "attention_block_backward", "attention_block_train", "dropout_factors", "grouped_pointwise_conv_backward",
+    "post_attention_block_backward", "post_attention_block_train",
+)  # fmt: skip
+
 CAPABILITY = (8, 0)
 """The least compute capability: bfloat16 and TF32 products, asynchronous copies."""
 
@@ -69,12 +74,12 @@ def register(library: Any) -> None:
     """Registers the Triton kernels for the CUDA key of the ops of ``library``; they are imported at first use."""
 
     def launcher(name: str) -> Any:
-        def run(*args: Any, **kwargs: Any) -> Tensor:
+        def run(*args: Any, **kwargs: Any) -> Any:
             from . import triton_kernels
 
             return getattr(triton_kernels, name)(*args, **kwargs)
 
         return run
 
-    for name in ENDS_IN_LAYER_NORM:
+    for name in (*ENDS_IN_LAYER_NORM, *TRAINING_OPS):
         library.impl(name, launcher(name), "CUDA")

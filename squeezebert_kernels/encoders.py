@@ -57,6 +57,8 @@ def run_layers(
     plans = plans_of(encoder, layers, family)
     if any(has_hooks(layer) or plan.reason or why_not(layer) for layer, plan in zip(layers, plans)):
         return None
+    if any(any(plan.dropout_p) for plan in plans):
+        return None
     if early is not None and early.graph.made_for == (plans, _pointers(plans)):
         states: list[Tensor] | None = early.states
     else:

@@ -105,6 +105,11 @@ class SqueezeBertForMaskedLM(SqueezeBertPreTrainedModel):
         self.cls = SqueezeBertOnlyMLMHead(config)
         self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SqueezeBertLMPredictionHead):
+            nn.init.zeros_(module.bias)
+
     def get_output_embeddings(self) -> nn.Module:
         """The decoder."""
         return self.cls.predictions.decoder

@@ -19,7 +19,7 @@ from transformers.models.squeezebert import modeling_squeezebert
 
 from .encoders import run_layers, runs_layers_at_once
 from .layers import LayerFamily, fused_or_none, plan_of, remember_fallback
-from .parts import LayerParts, has_hooks, is_elementwise, why_altered, why_class_altered
+from .parts import LayerParts, has_hooks, is_elementwise, own_class, why_altered, why_class_altered
 
 try:
     from transformers.utils.output_capturing import _active_collector
@@ -76,7 +76,7 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
             in_call = "attention scores or a head mask were asked for"
         elif attention_mask is not None and attention_mask.dtype != hidden_states.dtype:
             in_call = f"attention_mask has dtype {attention_mask.dtype}, the hidden states {hidden_states.dtype}"
-        if in_call is not None or type(self) is not FusedSqueezeBertEncoder:
+        if in_call is not None or own_class(self) is not FusedSqueezeBertEncoder:
             for layer in self.layers:
                 remember_fallback(layer, in_call)
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
@@ -106,7 +106,7 @@ def _collected() -> Collection[str]:
 
 def bert_layer_reason(layer: Any) -> str | None:
     """Why a BertLayer is not an encoder layer that the kernels know; None if it is."""
-    if type(layer) not in (STOCK_BERT_LAYER, FusedBertLayer):
+    if own_class(layer) not in (STOCK_BERT_LAYER, FusedBertLayer):
         return f"{type(layer).__name__} is a subclass that the kernels do not know"
     if layer.is_decoder or layer.add_cross_attention:
         return "a decoder layer"
@@ -128,9 +128,6 @@ def _attention_reason(attention: Any) -> str | None:
         return f"attention scaling is {scaling}, not 1/sqrt({head_size})"
     if _attention_function(attention) not in _STOCK_ATTENTION:
         return f"attention implementation {attention.config._attn_implementation!r}"
-    # Its dropout follows the attention's mode, not that of its dropout module.
-    if attention.training and attention.dropout.p > 0:
-        return f"training with dropout {attention.dropout.p}"
     return None
 
 
@@ -204,7 +201,7 @@ class FusedBertEncoder(modeling_bert.BertEncoder):
         states, options = None, dict(zip(_BERT_ENCODER_OPTIONS, args), **kwargs)
         if (
             runs_layers_at_once(self, hidden_states)
-            and type(self) is FusedBertEncoder
+            and own_class(self) is FusedBertEncoder
             and not _needs_stock_encoder(options)
         ):
             states = run_layers(

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import ops
+from . import ops, training
 from .circumstances import is_tracing, under_transform, wants_gradients
 from .devices import why_no_kernel
-from .frozen import for_kernels, freeze
+from .frozen import FrozenWeight, for_kernels, freeze
 from .modules import compute_dtype
-from .packing import PackedWeights
+from .packing import PackedWeights, changes_unseen
 from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_not_fused
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "plan_of",
     "plans_of",
     "remember_fallback",
+    "why_not_trained",
 ]
 
 
@@ -67,7 +68,8 @@ class _Convs:
             layer.__dict__[name] = self.cache
 
     def packed(self, layer: nn.Module) -> Tensor | None:
-        return self.cache.get(self.weights, self.groups, self.num_heads, compute_dtype(layer))
+        cache = PackedWeights() if changes_unseen(layer) else self.cache
+        return cache.get(self.weights, self.groups, self.num_heads, compute_dtype(layer))
 
     def freeze(self, layer: nn.Module) -> None:
         """Leaves the packed weights as the only ones."""
@@ -77,6 +79,20 @@ class _Convs:
             layer.__dict__.pop(self.name, None)  # it holds the weights that it was made from
 
 
+def why_not_trained(layer: nn.Module, parts: LayerParts) -> str | None:
+    """Why dropout keeps a layer of these parts, which could run fused, from doing so now; None if it does not."""
+    drops = max(parts.dropout_p())
+    if drops == 0:
+        return None
+    if activation_name(parts.activation) is None:
+        return f"training with dropout {drops} and an activation that no kernel fuses"
+    if compute_dtype(layer) == "int8":
+        return f"training with dropout {drops} in int8"
+    if any(isinstance(conv.weight, FrozenWeight) for conv in parts.projections()):
+        return f"training with dropout {drops} without the original weights"
+    return None
+
+
 class LayerPlan:
     """How a layer runs. ``reason`` says why it is not fused; where it is None, ``parts`` and tensors are there."""
 
@@ -84,12 +100,19 @@ class LayerPlan:
         self.checked: set[object] = set()
         """Kinds of input that were found to fit the tensors."""
         self.parts: LayerParts | None = None
+        self.dropout_p = (0.0, 0.0, 0.0)
         self.reason = family.why_not(layer)
         if self.reason is None:
             self.parts = family.parts_of(layer)
             self.reason = why_not_fused(self.parts)
         if self.reason is None:
             self._take(layer, self.parts)
+            self.dropout_p = self.parts.dropout_p()  # type: ignore[union-attr]
+            self.reason = why_not_trained(layer, self.parts)  # type: ignore[arg-type]
+
+    def has_dense_weights(self) -> bool:
+        """Whether the weights are there as the optimizer has them, not only packed."""
+        return not any(isinstance(t, FrozenWeight) for t in self.tensors())
 
     def _take(self, layer: nn.Module, parts: Any) -> None:
         q, k, v = parts.query, parts.key, parts.value
@@ -141,6 +164,8 @@ def fused_layer(
         hidden_states: token-major, [B, S, C]; [T, C] with ``offsets``, as :func:`ops.attention_block` has it.
         attention_mask: additive or boolean, broadcastable to [B, H, S, S], or None.
     """
+    if offsets is None and _is_trained(layer, plan, hidden_states):
+        return _trained_layer(layer, plan, hidden_states, attention_mask)
     attention_packed = plan.attention_convs.packed(layer)
     packed = [convs.packed(layer) for convs in plan.post_convs]
     is_packed = attention_packed is not None and packed[0] is not None
@@ -172,6 +197,36 @@ def fused_layer(
     return ops.grouped_pointwise_conv_layer_norm(
         plan.parts.activation(hidden), *plan.output, h, *plan.output_norm,
         groups=output_groups, eps=output_eps, packed=output,
+    )  # fmt: skip
+
+
+def _is_trained(layer: nn.Module, plan: LayerPlan, x: Tensor) -> bool:
+    """Whether the ops of training run: in training mode, where gradients are wanted or dropout is at work.
+
+    In evaluation mode packed weights are worth more: gradients are rarely asked for then, however the grad mode is.
+    """
+    if any(plan.dropout_p):
+        return True
+    if not layer.training or plan.activation is None or compute_dtype(layer) == "int8":
+        return False
+    return plan.has_dense_weights() and training.is_wanted((x, *plan.tensors()), None)
+
+
+def _trained_layer(layer: nn.Module, plan: LayerPlan, x: Tensor, mask: Tensor | None) -> Tensor:
+    """``fused_layer`` in training: weights change with every step, so none is packed for long."""
+    asked_for = compute_dtype(layer)
+    dtype = None if asked_for == "float32" else asked_for
+    attention_p, post_p, output_p = plan.dropout_p
+    post_groups, intermediate_groups, output_groups = plan.groups
+    post_eps, output_eps = plan.eps
+    context = ops.attention_block(
+        x, *plan.attention, mask, **plan.attention_options, dropout_p=attention_p, dtype=dtype
+    )
+    return ops.post_attention_block(
+        context, x, *plan.behind_attention,
+        post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
+        activation=plan.activation, post_eps=post_eps, output_eps=output_eps,
+        post_dropout_p=post_p, output_dropout_p=output_p, dtype=dtype,
     )  # fmt: skip
 
 

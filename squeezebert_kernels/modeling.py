@@ -25,7 +25,7 @@ from .encoders import run_layers
 from .inputs import additive_mask, check_inputs, has_values, reject_head_mask
 from .layers import LayerFamily, fused_or_none, plan_of
 from .modules import TokenMajorConv1d
-from .parts import LayerParts
+from .parts import LayerParts, own_class
 
 __all__ = [
     "SqueezeBertEmbeddings",
@@ -210,7 +210,7 @@ class SqueezeBertModule(GradientCheckpointingLayer):
 
 
 def _why_not(layer: Any) -> str | None:
-    if "forward" in layer.__dict__ or type(layer).forward is not SqueezeBertModule.forward:
+    if "forward" in layer.__dict__ or cast(Any, own_class(layer)).forward is not SqueezeBertModule.forward:
         return f"{type(layer).__name__}.forward is not its own"
     return None
 

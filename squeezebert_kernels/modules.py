@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from . import ops, validation
 from .frozen import freeze
-from .packing import PackedWeights
+from .packing import PackedWeights, changes_unseen
 
 __all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "TokenMajorConv1d", "compute_dtype", "why_not_pointwise"]
 
@@ -30,6 +30,8 @@ class _GroupedPointwiseConv:
             raise ValueError(f"{type(self).__name__}: {reason}")
 
     def _packed_weights(self: Any) -> PackedWeights:
+        if changes_unseen(self):
+            return PackedWeights()
         packed = self.__dict__.get("_sbk_packed")
         if packed is None:
             packed = self.__dict__["_sbk_packed"] = PackedWeights()

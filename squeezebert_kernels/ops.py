@@ -17,16 +17,16 @@ Schemas and shape functions are in :mod:`squeezebert_kernels.schemas`, gradients
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _native, autocast, devices, gradients, reference, schemas, validation
+from . import _native, autocast, devices, gradients, reference, schemas, training, validation
 from .circumstances import under_transform, wants_gradients
 from .devices import KERNEL_DTYPES, why_no_kernel
+from .dispatch import in_own_words, run
 
 __all__ = [
     "attention_block",
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 _library = torch.library.Library("squeezebert_kernels", "DEF")
-_KERNEL_REFUSAL = re.compile(r"(?:register\.cpp|arguments\.h):\d+, (.*)")
 schemas.register(_library)
 _native.load()
 
@@ -92,7 +91,7 @@ def unpack(
     try:
         return _ops.unpack.default(packed, n, k, list(groups), num_heads, dtype, section)
     except RuntimeError as error:
-        raise _in_own_words(error) from None
+        raise in_own_words(error) from None
 
 
 def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
@@ -105,68 +104,6 @@ def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
 def is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
     """``packed_is_current`` for arguments that are known to be good."""
     return _ops.packed_is_current.default(weights, packed)
-
-
-def _to_float32(tensors: Sequence[Tensor | None], weights: Sequence[int]) -> list[Tensor | None]:
-    """``tensors`` in float32. Conv weights (at these indices) are packed from half precision as they are, unless
-    autograd needs them in the dtype of the rest."""
-    keep = () if wants_gradients(tensors) else weights
-    return [t if t is None or i in keep else t.float() for i, t in enumerate(tensors)]
-
-
-_PLAIN_OPTIONS = {int, float, str, type(None)}
-
-
-def _is_plain(tensors: Sequence[Tensor | None], options: Mapping[str, object]) -> bool:
-    """Whether an op with these arguments is float32 on a CPU and nothing else."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and not under_transform()
-        and type(tensors[0]) is Tensor
-        and all(t is None or (isinstance(t, Tensor) and t.is_cpu and t.dtype == torch.float32) for t in tensors)
-        # The dispatcher takes a bool for an int, and a meta tensor sends the op to its shape function.
-        and all(
-            type(v) in _PLAIN_OPTIONS or (type(v) is Tensor and v.is_cpu and v.dim() == 1) for v in options.values()
-        )
-    )
-
-
-def _run(op, reference_op, tensors: Sequence[Tensor | None], weights: Sequence[int], options, check):
-    """Runs ``op(*tensors, **options)`` with the kernels where they exist for the dtype and device of ``tensors[0]``.
-
-    ``weights`` are the indices of the conv weights among the tensors. ``check`` raises where an argument does not fit.
-    The kernels refuse whatever they cannot compute with on their own, so on the usual path, plain float32 on a CPU,
-    Python looks closer only after a refusal, to say in its own words what is wrong.
-    """
-    x: Any = tensors[0]
-    plain = _is_plain(tensors, options)
-    if not plain:
-        check()
-        if why_no_kernel(x) is not None:
-            return reference_op(*tensors, **options)
-        if x.is_cuda:
-            return op(*tensors, **options)
-        if not torch.compiler.is_compiling():
-            _native.isa()  # an impossible SBK_ISA is a ValueError here, not the kernel's RuntimeError
-    try:
-        if plain and not torch.is_grad_enabled():
-            with torch._C._AutoDispatchBelowAutograd():  # as autograd itself would, without asking it
-                return op(*tensors, **options)
-        if plain or x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
-            return op(*tensors, **options)
-        return op(*_to_float32(tensors, weights), **options).to(x.dtype)
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        if plain:
-            _native.isa()
-            check()
-        raise _in_own_words(error) from None  # what only the kernel can see, such as the content of `packed`
-
-
-def _in_own_words(error: Exception) -> Exception:
-    """A ValueError with what a kernel said when it refused its arguments; ``error`` itself if none did."""
-    refused = _KERNEL_REFUSAL.search(str(error))
-    return error if refused is None else ValueError(refused[1])
 
 
 def grouped_pointwise_conv(
@@ -202,7 +139,7 @@ def grouped_pointwise_conv(
 
     options = {"groups": groups, "activation": validation.activation_name(activation), "packed": packed}
     op = _ops.grouped_pointwise_conv.default
-    return _run(op, reference.grouped_pointwise_conv, (x, weight, bias), (1,), options, check)
+    return run(op, reference.grouped_pointwise_conv, (x, weight, bias), (1,), options, check)
 
 
 def grouped_pointwise_conv_layer_norm(
@@ -241,7 +178,7 @@ def grouped_pointwise_conv_layer_norm(
 
     op = _ops.grouped_pointwise_conv_layer_norm.default
     options = {"groups": groups, "eps": eps, "packed": packed}
-    return _run(op, reference.grouped_pointwise_conv_layer_norm, tensors, (1,), options, check)
+    return run(op, reference.grouped_pointwise_conv_layer_norm, tensors, (1,), options, check)
 
 
 def attention_block(
@@ -260,6 +197,8 @@ def attention_block(
     v_groups: int = 1,
     packed: Tensor | None = None,
     offsets: Tensor | None = None,
+    dropout_p: float = 0.0,
+    dtype: str | None = None,
 ) -> Tensor:
     """Self-attention up to its output projection: projections, ``softmax(q k^T / sqrt(d) + mask)``, times v.
 
@@ -274,12 +213,19 @@ def attention_block(
             columns of the mask instead, and rows of no sequence are undefined. For batches without padding:
             ``attention_mask`` is that of the padded batch, of which a sequence of n tokens uses the first n rows and
             columns. No gradients.
-        packed: ``pack([q_weight, k_weight, v_weight], [q_groups, k_groups, v_groups], num_heads=H)`` or None.
+        packed: ``pack([q_weight, k_weight, v_weight], [q_groups, k_groups, v_groups], num_heads=H)`` or None. With
+            it, and without dropout, gradients compute again what they need: for training leave it out.
+        dropout_p: probability that a softmax output is dropped, always, as F.scaled_dot_product_attention has it. Which
+            are dropped is drawn from torch's generator. Not with ``offsets``.
+        dtype: what a CPU multiplies in where dropout is at work, or gradients are wanted without ``packed``: "float32"
+            or "bfloat16" (where it has instructions for that, float32 elsewhere). None: bfloat16 where x or autocast
+            are.
 
     Returns:
         The context, [B, S, H*d] or [T, H*d], contiguous. Of a query that may attend to nothing it is 0 with a boolean
         mask (as scaled_dot_product_attention has it), the mean of the values with the least number as the mask.
     """
+    validation.check_training(dtype, dropout_p=dropout_p)
     visible: Tensor | None = None
     if isinstance(attention_mask, Tensor) and attention_mask.dtype == torch.bool:
         shown = _boolean_mask(attention_mask, x, offsets)
@@ -300,12 +246,31 @@ def attention_block(
 
     if offsets is not None and wants_gradients(tensors):
         raise ValueError("offsets has no gradient: call it under torch.no_grad() or pass the padded batch")
+    if offsets is not None and dropout_p != 0:
+        raise ValueError(f"dropout_p must be 0 with offsets, got {dropout_p}")
     options = {
         "num_heads": num_heads, "q_groups": q_groups, "k_groups": k_groups, "v_groups": v_groups,
         "packed": packed, "offsets": offsets,
     }  # fmt: skip
-    context = _run(_ops.attention_block.default, reference.attention_block, tensors, (1, 3, 5), options, check)
+    if offsets is None and training.is_wanted(tensors, packed, dropout_p):
+        check()
+        if why_no_kernel(x) is not None or wants_gradients([attention_mask]):
+            plain: Any = reference.attention_block
+            context = plain(*tensors, **options, dropout_p=dropout_p)
+        else:
+            context = training.attention_block(
+                tensors, num_heads, (q_groups, k_groups, v_groups), dropout_p=dropout_p, dtype=dtype
+            )
+            context = _as_autocast(context)
+    else:
+        context = run(_ops.attention_block.default, reference.attention_block, tensors, (1, 3, 5), options, check)
     return context if visible is None else _zero_blind_queries(context, visible, num_heads)
+
+
+def _as_autocast(y: Tensor) -> Tensor:
+    """``y`` in the dtype that a matrix product has under autocast, if that is on."""
+    device = y.device.type
+    return y.to(torch.get_autocast_dtype(device)) if training.is_autocast(device) else y
 
 
 def _for_every_key(mask: Tensor | None, x: Tensor, offsets: Tensor | None) -> Tensor | None:
@@ -359,10 +324,14 @@ def post_attention_block(
     post_eps: float = 1e-12,
     output_eps: float = 1e-12,
     packed: Tensor | None = None,
+    post_dropout_p: float = 0.0,
+    output_dropout_p: float = 0.0,
+    dtype: str | None = None,
 ) -> Tensor:
     """A layer from the attention context to its output, in one pass over tiles of tokens.
 
-    ``h = layer_norm(post(context) + residual)``, ``y = layer_norm(output(activation(intermediate(h))) + h)``.
+    ``h = layer_norm(dropout(post(context)) + residual)``,
+    ``y = layer_norm(dropout(output(activation(intermediate(h)))) + h)``.
 
     Args:
         context: [..., C_context]; residual: [..., C], the input of the layer.
@@ -371,11 +340,14 @@ def post_attention_block(
         output_*: conv I -> C and its LayerNorm.
         post_groups, intermediate_groups, output_groups: groups of the three convs, equal or not.
         activation: None, "gelu" (erf), "gelu_tanh" or "relu".
-        packed: ``pack([post_weight, intermediate_weight, output_weight], [their groups])`` or None.
+        packed: ``pack([post_weight, intermediate_weight, output_weight], [their groups])`` or None; see
+            :func:`attention_block`.
+        post_dropout_p, output_dropout_p, dtype: as in :func:`attention_block`, for the results of these two convs.
 
     Returns:
         [..., C], contiguous.
     """
+    validation.check_training(dtype, post_dropout_p=post_dropout_p, output_dropout_p=output_dropout_p)
     tensors = (
         context, residual, post_weight, post_bias, post_norm_weight, post_norm_bias,
         intermediate_weight, intermediate_bias, output_weight, output_bias, output_norm_weight, output_norm_bias,
@@ -395,8 +367,18 @@ def post_attention_block(
         **groups, "activation": validation.activation_name(activation),
         "post_eps": post_eps, "output_eps": output_eps, "packed": packed,
     }  # fmt: skip
+    if training.is_wanted(tensors, packed, post_dropout_p, output_dropout_p):
+        check()
+        dropout_p = (post_dropout_p, output_dropout_p)
+        if why_no_kernel(context) is not None:
+            plain: Any = reference.post_attention_block
+            return plain(*tensors, **options, post_dropout_p=post_dropout_p, output_dropout_p=output_dropout_p)
+        name = validation.activation_name(activation)
+        return training.post_attention_block(
+            tensors, tuple(groups.values()), name, (post_eps, output_eps), dropout_p=dropout_p, dtype=dtype
+        )
     op = _ops.post_attention_block.default
-    return _run(op, reference.post_attention_block, tensors, (2, 6, 8), options, check)
+    return run(op, reference.post_attention_block, tensors, (2, 6, 8), options, check)
 
 
 def encoder_layer(
@@ -474,7 +456,7 @@ def encoder_layer(
         "attention_packed": attention_packed, "post_packed": post_packed,
     }  # fmt: skip
     op = _ops.encoder_layer.default
-    return _run(op, reference.encoder_layer, tensors, (1, 3, 5, 8, 12, 14), options, check)
+    return run(op, reference.encoder_layer, tensors, (1, 3, 5, 8, 12, 14), options, check)
 
 
 def try_encoder_layer(*arguments: Any) -> Tensor | None:

@@ -49,6 +49,12 @@ def _note_fused_step(optimizer: Any, *_: Any) -> None:
 register_optimizer_step_post_hook(_note_fused_step)
 
 
+def changes_unseen(module: torch.nn.Module) -> bool:
+    """Whether ``fully_shard`` manages ``module``: it fills the same parameters anew for every call, and preserves their
+    version counters, often at the same address."""
+    return module.__dict__.get("_is_fsdp_managed_module", False)
+
+
 class PackedWeights:
     """The packed form of the weights of one op, remade when their version, storage, dtype or device changes.
 

@@ -14,8 +14,10 @@ from transformers import activations
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
+from .configuration import TRANSFORMERS_5
 from .frozen import PackedWeight, QuantizedRows
 from .modules import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise
+from .packing import changes_unseen
 
 __all__ = [
     "LayerParts",
@@ -41,7 +43,9 @@ class LayerParts(NamedTuple):
     output: Any
     output_norm: Any
     num_heads: int
-    dropouts: tuple[nn.Module, ...]
+    dropouts: tuple[Any, ...]
+    attention_mode: Any
+    """The module whose mode decides on dropout of probabilities. Its ``dropout_prob``, if there is one, is how much."""
     containers: tuple[nn.Module, ...]
 
     @classmethod
@@ -52,19 +56,33 @@ class LayerParts(NamedTuple):
             attention.query, attention.key, attention.value, post.conv1d, post.layernorm,
             layer.intermediate.conv1d, layer.intermediate.act, output.conv1d, output.layernorm,
             attention.num_attention_heads,
-            (attention.dropout, post.dropout, output.dropout), (attention, post, layer.intermediate, output),
+            (attention.dropout, post.dropout, output.dropout), attention.dropout,
+            (attention, post, layer.intermediate, output),
         )  # fmt: skip
 
     @classmethod
     def of_bert(cls, layer: Any) -> LayerParts:
         """Parts of a transformers BertLayer: a SqueezeBERT layer with all groups = 1."""
         own, post, output = layer.attention.self, layer.attention.output, layer.output
+        # transformers 5, and version 4's BertSdpaSelfAttention, ask the attention for its mode, not its dropout module.
+        mode = own if TRANSFORMERS_5 or hasattr(own, "dropout_prob") else own.dropout
         return cls(
             own.query, own.key, own.value, post.dense, post.LayerNorm,
             layer.intermediate.dense, layer.intermediate.intermediate_act_fn, output.dense, output.LayerNorm,
             own.num_attention_heads,
-            (own.dropout, post.dropout, output.dropout), (layer.attention, own, post, layer.intermediate, output),
+            (own.dropout, post.dropout, output.dropout), mode,
+            (layer.attention, own, post, layer.intermediate, output),
         )  # fmt: skip
+
+    def dropout_p(self) -> tuple[float, float, float]:
+        """The probabilities of dropout in the next call: of attention's, behind the post and the output conv."""
+        attention, post, output = self.dropouts
+        p = getattr(self.attention_mode, "dropout_prob", attention.p)
+        return (
+            p if self.attention_mode.training else 0.0,
+            post.p if post.training else 0.0,
+            output.p if output.training else 0.0,
+        )
 
     def projections(self) -> tuple[Any, ...]:
         """The six convolutions."""
@@ -112,6 +130,13 @@ def has_hooks(module: nn.Module) -> bool:
         if hooks and not all(_only_collects_attentions(hook) for hook in hooks.values()):
             return True
     return False
+
+
+def own_class(module: nn.Module) -> type:
+    """The class of ``module``, or the one from which torch's ``fully_shard`` derived that."""
+    cls = type(module)
+    sharded = [c for c in cls.__mro__ if any(base.__name__ == "FSDPModule" for base in c.__mro__)]
+    return cls.__mro__[len(sharded)]
 
 
 _own_methods_of: dict[type, frozenset[str]] = {}
@@ -185,7 +210,7 @@ def why_not_fused(parts: LayerParts) -> str | None:
     """Why the fused kernels must not stand in for these modules; None if they may.
 
     A fused forward never calls the children, so it must not run where a child does anything of its own: another class
-    (LoRA, quantized, parametrized), a hook, a patched forward, or dropout while training.
+    (LoRA, quantized, parametrized), a hook or a patched forward.
     """
     for hooks in GLOBAL_HOOKS:
         if hooks:
@@ -196,7 +221,8 @@ def why_not_fused(parts: LayerParts) -> str | None:
         if type(conv) is not nn.Linear and why_not_pointwise(conv):
             return f"a projection is not pointwise: {why_not_pointwise(conv)}"
         if type(conv.weight) not in _TENSORS:
-            return f"a weight is a {type(conv.weight).__name__}, not a plain tensor"
+            found = "as FSDP has it between calls" if changes_unseen(conv) else "not a plain tensor"
+            return f"a weight is a {type(conv.weight).__name__}, {found}"
     modules = (*parts.projections(), parts.post_norm, parts.output_norm)
     if len({t.dtype for m in modules for t in (m.weight, m.bias) if isinstance(t, Tensor)}) > 1:
         return "its parameters have different dtypes"
@@ -208,16 +234,11 @@ def why_not_fused(parts: LayerParts) -> str | None:
     for dropout in parts.dropouts:
         if type(dropout) is not nn.Dropout:
             return f"a dropout is a {type(dropout).__name__}, not an nn.Dropout"
-        if dropout.training and dropout.p > 0:
-            return f"training with dropout {dropout.p}"
     for container in parts.containers:
         if not type(container).__module__.startswith(_CONTAINER_HOMES):
             return f"{type(container).__name__} is not a class of transformers"
         if hasattr(container, "distance_embedding"):
             return "relative position embeddings"
-        # transformers 4's BertSdpaSelfAttention drops probabilities by this number, not by its dropout module.
-        if container.training and getattr(container, "dropout_prob", 0) > 0:
-            return f"training with dropout {container.dropout_prob}"
     for child in parts.children():
         reason = why_altered(child)
         if reason:

@@ -7,6 +7,7 @@ autograd through them is torch's own. Shapes use ``B`` batch, ``S`` sequence len
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -84,13 +85,26 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads).transpose(-3, -2)
 
 
-def attention_context(q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, num_heads: int) -> Tensor:
-    """``softmax(q k^T / sqrt(d) + mask) v`` per head; ``q``, ``k``, ``v`` and the result are [B, S, H*d]."""
+def _drop(x: Tensor, p: float, factors: Tensor | None) -> Tensor:
+    return F.dropout(x, p) if factors is None else x * factors
+
+
+def attention_context(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attention_mask: Tensor | None,
+    num_heads: int,
+    dropout_p: float = 0.0,
+    dropout_factors: Tensor | None = None,
+) -> Tensor:
+    """``dropout(softmax(q k^T / sqrt(d) + mask)) v`` per head; ``q``, ``k``, ``v`` and the result are [B, S, H*d]."""
     q, k, v = (split_heads(t, num_heads) for t in (q, k, v))
     scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
     if attention_mask is not None:
         scores = scores + attention_mask
-    return torch.matmul(torch.softmax(scores, dim=-1), v).transpose(-3, -2).flatten(-2)
+    probabilities = _drop(torch.softmax(scores, dim=-1), dropout_p, dropout_factors)
+    return torch.matmul(probabilities, v).transpose(-3, -2).flatten(-2)
 
 
 def attention_block(
@@ -109,13 +123,18 @@ def attention_block(
     v_groups: int = 1,
     packed: Tensor | None = None,
     offsets: Tensor | None = None,
+    dropout_p: float = 0.0,
+    dropout_factors: Tensor | None = None,
 ) -> Tensor:
-    """Context of self-attention, before the output projection: [B, S, C] -> [B, S, C]; [T, C] with ``offsets``."""
+    """Context of self-attention, before the output projection: [B, S, C] -> [B, S, C]; [T, C] with ``offsets``.
+
+    ``dropout_factors`` [B, H, S, S] are what the probabilities are multiplied by in place of torch's dropout.
+    """
     q = grouped_pointwise_conv(x, q_weight, q_bias, groups=q_groups)
     k = grouped_pointwise_conv(x, k_weight, k_bias, groups=k_groups)
     v = grouped_pointwise_conv(x, v_weight, v_bias, groups=v_groups)
     if offsets is None:
-        return attention_context(q, k, v, attention_mask, num_heads)
+        return attention_context(q, k, v, attention_mask, num_heads, dropout_p, dropout_factors)
     parts = []
     bounds = offsets.tolist()
     for b, (first, last) in enumerate(pairwise(bounds)):
@@ -150,24 +169,25 @@ def post_attention_block(
     post_eps: float = 1e-12,
     output_eps: float = 1e-12,
     packed: Tensor | None = None,
+    post_dropout_p: float = 0.0,
+    output_dropout_p: float = 0.0,
+    dropout_factors: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Everything of a layer behind attention: post conv + residual + LayerNorm, FFN + residual + LayerNorm."""
-    h = grouped_pointwise_conv_layer_norm(
-        context, post_weight, post_bias, residual, post_norm_weight, post_norm_bias, groups=post_groups, eps=post_eps
-    )
+    """Everything of a layer behind attention: post conv + residual + LayerNorm, FFN + residual + LayerNorm.
+
+    ``dropout_factors``, two of [..., C], are what the results of the post and the output conv are multiplied by in
+    place of torch's dropout.
+    """
+    post_factors, output_factors = dropout_factors or (None, None)
+    post = grouped_pointwise_conv(context, post_weight, post_bias, groups=post_groups)
+    h = _drop(post, post_dropout_p, post_factors) + residual
+    h = F.layer_norm(h, (h.shape[-1],), post_norm_weight, post_norm_bias, post_eps)
     hidden = grouped_pointwise_conv(
         h, intermediate_weight, intermediate_bias, groups=intermediate_groups, activation=activation
     )
-    return grouped_pointwise_conv_layer_norm(
-        hidden,
-        output_weight,
-        output_bias,
-        h,
-        output_norm_weight,
-        output_norm_bias,
-        groups=output_groups,
-        eps=output_eps,
-    )
+    output = grouped_pointwise_conv(hidden, output_weight, output_bias, groups=output_groups)
+    y = _drop(output, output_dropout_p, output_factors) + h
+    return F.layer_norm(y, (y.shape[-1],), output_norm_weight, output_norm_bias, output_eps)
 
 
 def encoder_layer(

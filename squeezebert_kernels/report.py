@@ -12,10 +12,10 @@ from torch import nn
 from . import _native, devices
 from .devices import why_no_kernel
 from .frozen import PackedWeight, frozen_weights
-from .layers import LayerFamily, last_fallback
+from .layers import LayerFamily, last_fallback, why_not_trained
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
 from .packing import PackedWeights
-from .parts import activation_name, why_not_fused
+from .parts import activation_name, own_class, why_not_fused
 
 # Fewer channels per group than this leave most lanes of a vector idle.
 MIN_GROUP_CHANNELS = 4
@@ -101,7 +101,7 @@ def _layer_entry(name: str, kind: str, layer: Any, family: LayerFamily, reason: 
     reason = reason or family.why_not(layer)
     parts = None if reason else family.parts_of(layer)
     if parts is not None:
-        reason = why_not_fused(parts) or why_no_kernel(parts.query.weight)
+        reason = why_not_fused(parts) or why_not_trained(layer, parts) or why_no_kernel(parts.query.weight)
     if reason is None and (last := last_fallback(layer)) is not None:
         reason = f"in the last call: {last}"
     if reason is not None:
@@ -147,7 +147,7 @@ def _host_reason(module: nn.Module) -> str | None:
 
     if type(module) in hosts.STOCK_TO_FUSED:
         return "not optimized: call optimize()"
-    if type(module) not in hosts.STOCK_TO_FUSED.values():
+    if own_class(module) not in hosts.STOCK_TO_FUSED.values():
         return f"{type(module).__name__} is a subclass that the kernels do not know"
     if "forward" in module.__dict__:
         return f"{type(module).__name__}.forward is patched"

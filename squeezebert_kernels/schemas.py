@@ -30,6 +30,28 @@ _TENSOR_OPS = (
     "int post_groups=1, int intermediate_groups=1, int output_groups=1, str activation='gelu', "
     "float post_eps=1e-12, float output_eps=1e-12, Tensor? offsets=None) -> Tensor",
 )
+_TRAINING_OPS = (
+    "grouped_pointwise_conv_backward(Tensor grad, Tensor x, Tensor weight, int groups, int[] needs, str dtype) "
+    "-> (Tensor, Tensor, Tensor)",
+    "attention_block_train(Tensor x, Tensor q_weight, Tensor? q_bias, Tensor k_weight, Tensor? k_bias, "
+    "Tensor v_weight, Tensor? v_bias, Tensor? attention_mask, Tensor? seed, int num_heads, int q_groups, "
+    "int k_groups, int v_groups, float dropout_p, str dtype) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "attention_block_backward(Tensor grad, Tensor x, Tensor q_weight, Tensor k_weight, Tensor v_weight, "
+    "Tensor? attention_mask, Tensor? seed, Tensor context, Tensor q, Tensor k, Tensor v, Tensor lse, int num_heads, "
+    "int q_groups, int k_groups, int v_groups, float dropout_p, str dtype, int[] needs) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "post_attention_block_train(Tensor context, Tensor residual, Tensor post_weight, Tensor? post_bias, "
+    "Tensor post_norm_weight, Tensor post_norm_bias, Tensor intermediate_weight, Tensor? intermediate_bias, "
+    "Tensor output_weight, Tensor? output_bias, Tensor output_norm_weight, Tensor output_norm_bias, Tensor? seed, "
+    "int post_groups, int intermediate_groups, int output_groups, str activation, float post_eps, float output_eps, "
+    "float post_dropout_p, float output_dropout_p, str dtype) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "post_attention_block_backward(Tensor grad, Tensor context, Tensor post_weight, Tensor post_norm_weight, "
+    "Tensor intermediate_weight, Tensor output_weight, Tensor output_norm_weight, Tensor? seed, Tensor post_sum, "
+    "Tensor h, Tensor z, Tensor output_sum, int post_groups, int intermediate_groups, int output_groups, "
+    "str activation, float post_eps, float output_eps, float post_dropout_p, float output_dropout_p, str dtype, "
+    "int[] needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "dropout_factors(Tensor seed, int site, int rows, int columns, float p) -> Tensor",
+)
 _OTHER_OPS = (
     "pack(Tensor[] weights, int[] groups, int num_heads=0, str dtype='float32') -> Tensor",
     "packed_bytes(int[] n, int[] k, int[] groups, int num_heads=0, str dtype='float32') -> int",
@@ -106,16 +128,81 @@ def _unpack(packed, n, k, groups, num_heads, dtype, section):
     return values, packed.new_empty((n[section] if int8 else 0,), dtype=torch.float32)
 
 
+def _like(t):
+    return t.new_empty(t.shape)
+
+
+def _wanted(needs, *tensors):
+    return tuple(t if need else t.new_empty((0,)) for need, t in zip(needs, tensors))
+
+
+def _bias_of(weight):
+    return weight.new_empty((weight.shape[0],))
+
+
+def _conv_backward(grad, x, weight, groups, needs, dtype):
+    return _wanted(needs, _like(x), _like(weight), _bias_of(weight))
+
+
+def _attention_block_train(
+    x, q_w, q_b, k_w, k_b, v_w, v_b, mask, seed, num_heads, q_groups, k_groups, v_groups, dropout_p, dtype
+):  # fmt: skip
+    validation.check_attention(x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups, None)
+    projections = [x.new_empty((*x.shape[:-1], w.shape[0])) for w in (v_w, q_w, k_w, v_w)]
+    lse = (x.shape[0], num_heads, x.shape[1]) if x.is_cuda else (0,)  # which the kernels of a CPU have no use for
+    return (*projections, x.new_empty(lse, dtype=torch.float32))
+
+
+def _attention_block_backward(
+    grad, x, q_w, k_w, v_w, mask, seed, context, q, k, v, lse, num_heads, q_groups, k_groups, v_groups, dropout_p,
+    dtype, needs,
+):  # fmt: skip
+    weights = [t for w in (q_w, k_w, v_w) for t in (_like(w), _bias_of(w))]
+    return _wanted(needs, _like(x), *weights)
+
+
+def _post_attention_block_train(
+    context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb, seed,
+    post_groups, intermediate_groups, output_groups, activation, post_eps, output_eps, post_dropout_p,
+    output_dropout_p, dtype,
+):  # fmt: skip
+    y = _post_attention_block(
+        context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
+        post_groups, intermediate_groups, output_groups, activation,
+    )  # fmt: skip
+    post_sum, h, output_sum = (_like(y) for _ in range(3))
+    return y, post_sum, h, y.new_empty((*y.shape[:-1], inter_w.shape[0])), output_sum
+
+
+def _post_attention_block_backward(
+    grad, context, post_w, post_nw, inter_w, out_w, out_nw, seed, post_sum, h, z, output_sum, post_groups,
+    intermediate_groups, output_groups, activation, post_eps, output_eps, post_dropout_p, output_dropout_p, dtype,
+    needs,
+):  # fmt: skip
+    post, intermediate, output = (
+        _wanted(needs[i : i + 2], _like(w), _bias_of(w)) for i, w in ((2, post_w), (6, inter_w), (8, out_w))
+    )
+    post_norm, output_norm = ((_like(w), _like(w)) for w in (post_nw, out_nw))
+    return *_wanted(needs[:1], _like(context)), _like(h), *post, *post_norm, *intermediate, *output, *output_norm
+
+
+def _dropout_factors(seed, site, rows, columns, p):
+    return seed.new_empty((rows, columns), dtype=torch.float32)
+
+
 _SHAPES: dict[str, Callable[..., Any]] = {
     "grouped_pointwise_conv": _conv, "grouped_pointwise_conv_layer_norm": _conv_layer_norm,
     "attention_block": _attention_block, "post_attention_block": _post_attention_block,
     "encoder_layer": _encoder_layer, "pack": _pack, "unpack": _unpack,
+    "grouped_pointwise_conv_backward": _conv_backward, "attention_block_train": _attention_block_train,
+    "attention_block_backward": _attention_block_backward, "post_attention_block_train": _post_attention_block_train,
+    "post_attention_block_backward": _post_attention_block_backward, "dropout_factors": _dropout_factors,
 }  # fmt: skip
 
 
 def register(library: Any) -> None:
     """Defines the ops in ``library`` (a torch.library.Library), with their shape functions."""
-    for schema in _TENSOR_OPS:
+    for schema in (*_TENSOR_OPS, *_TRAINING_OPS):
         library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for schema in _OTHER_OPS:
         library.define(schema)

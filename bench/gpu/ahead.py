@@ -1,6 +1,7 @@
 """Compiles the Triton kernels ahead of time, without a GPU, as shipped configurations launch them on SqueezeBERT.
 
     python bench/gpu/ahead.py [--arch sm_80,sm_86,sm_90] [--dtypes bf16,fp16,fp32] [--markdown] [--json FILE]
+    python bench/gpu/ahead.py --training ...    # the kernels of training
 
 One line for each kernel: registers of a thread, shared memory of a program, spills, and the matrix instructions in
 its code. Exit status 1 where a kernel spills or exceeds the device's shared memory, or where a 16-bit one has no
@@ -31,7 +32,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from squeezebert_kernels.triton_kernels import configs, launchers
-from squeezebert_kernels.triton_kernels.workload import workload
+from squeezebert_kernels.triton_kernels.workload import train, workload
 
 SHARED_LIMIT = {"sm_80": 163, "sm_86": 99, "sm_90": 227}
 """KiB of shared memory that a program may have: CUDA C++ Programming Guide, compute capabilities."""
@@ -83,6 +84,23 @@ def launches_of(kernel: str, config: dict[str, int], dtype: torch.dtype, size: i
         return _recorded(workload(kernel, dtype, size, "meta"))
 
 
+NO_PRODUCTS = ("column_sums", "norm_backward")
+_SHOWN = (
+    "GROUPS", "N", "K", "C", "D", "THREE", "ACTIVATION", "SITE", "DROPOUT",
+    "BLOCK_M", "BLOCK_N", "BLOCK_K", "BLOCK_T", "ROWS", "num_warps",
+)  # fmt: skip
+
+
+def training_launches(dtype: torch.dtype, length: int) -> list[Launch]:
+    """What training SqueezeBERT launches that its forward pass alone does not, each once."""
+    found = {}
+    for p in (0.1, 0.0):
+        for launch in _recorded(lambda p=p: train(dtype, 64, length, "meta", p)):
+            dtypes = [t.dtype for t in launch.arguments if isinstance(t, torch.Tensor)]
+            found.setdefault(str((launch.kernel.fn.__name__, launch.constants, dtypes)), launch)
+    return [launch for launch in found.values() if launch.kernel.fn.__name__ not in ("qkv_kernel", "norm_kernel")]
+
+
 def _source(launch: Launch) -> ASTSource:
     """The specialization that Triton's launcher would make of a call."""
     names = launch.kernel.arg_names
@@ -130,7 +148,12 @@ class Job(NamedTuple):
 
 def compile_one(job: Job) -> Compiled:
     """Compiles a job for its architecture."""
-    launch, *_ = launches_of(job.kernel, job.config, DTYPES[job.dtype], job.size)
+    shown, kernel = f"<= {job.size}: " + " ".join(f"{n}={v}" for n, v in job.config.items()), job.kernel
+    if "launch" in job.config:
+        launch = training_launches(DTYPES[job.dtype], job.size)[job.config["launch"]]
+        shown = " ".join(f"{n}={launch.constants[n]}" for n in _SHOWN if n in launch.constants)
+    else:
+        launch, *_ = launches_of(kernel, job.config, DTYPES[job.dtype], job.size)
     launch.constants["PDL"] = dependent = job.arch == "sm_90"
     options = {name: launch.constants[name] for name in ("num_warps", "num_stages")} | {"launch_pdl": dependent}
     target = GPUTarget("cuda", int(job.arch[3:]), 32)
@@ -142,10 +165,7 @@ def compile_one(job: Job) -> Compiled:
     code = _run("nvdisasm", "-c", cubin)
     matrix = "/".join(name for name in ("HGMMA", "HMMA") if re.search(rf"\b{name}\b", code))
     spilled = stack + local + len(re.findall(r"\b(?:LDL|STL)\b", code))
-    shown = " ".join(f"{name}={value}" for name, value in job.config.items())
-    return Compiled(
-        job.arch, job.dtype, job.kernel, f"<= {job.size}: {shown}", registers, compiled.metadata.shared, spilled, matrix
-    )
+    return Compiled(job.arch, job.dtype, kernel, shown, registers, compiled.metadata.shared, spilled, matrix)
 
 
 def jobs(archs: list[str], dtypes: list[str]) -> Iterator[Job]:
@@ -163,6 +183,14 @@ def jobs(archs: list[str], dtypes: list[str]) -> Iterator[Job]:
                         yield Job(arch, dtype, kernel, config, size)
 
 
+def training_jobs(archs: list[str], dtypes: list[str]) -> Iterator[Job]:
+    """Every kernel of training SqueezeBERT, with sequences of 128 tokens."""
+    for arch in archs:
+        for dtype in dtypes:
+            for i, launch in enumerate(training_launches(DTYPES[dtype], 128)):
+                yield Job(arch, dtype, launch.kernel.fn.__name__.removesuffix("_kernel"), {"launch": i}, 128)
+
+
 def faults(result: Compiled) -> list[str]:
     """What is wrong with a compiled kernel."""
     found = []
@@ -170,7 +198,7 @@ def faults(result: Compiled) -> list[str]:
         found.append("spills")
     if result.shared > SHARED_LIMIT[result.arch] * 1024:
         found.append(f"needs {result.shared} bytes of shared memory")
-    if result.dtype != "fp32" and not result.matrix:
+    if result.dtype != "fp32" and not result.matrix and result.kernel not in NO_PRODUCTS:
         found.append("has no matrix instructions")
     return found
 
@@ -188,10 +216,12 @@ def main() -> int:
     parser.add_argument("--arch", default="sm_80,sm_86,sm_90", help="default %(default)s")
     parser.add_argument("--dtypes", default="bf16,fp16,fp32", help="default %(default)s")
     parser.add_argument("--kernels", default="", help="only these, separated by commas")
+    parser.add_argument("--training", action="store_true", help="the kernels of training, in place of the others")
     parser.add_argument("--markdown", action="store_true", help="print a table for docs/performance.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
     arguments = parser.parse_args()
-    todo = list(jobs(arguments.arch.split(","), arguments.dtypes.split(",")))
+    choice = training_jobs if arguments.training else jobs
+    todo = list(choice(arguments.arch.split(","), arguments.dtypes.split(",")))
     if arguments.kernels:
         todo = [job for job in todo if job.kernel in arguments.kernels.split(",")]
     with multiprocessing.get_context("spawn").Pool() as pool:

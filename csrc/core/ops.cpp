@@ -3,177 +3,15 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/cpu.h"
+#include "core/conv.h"
 #include "core/workspace.h"
 
 namespace sbk {
 namespace {
 
-// Tokens per task: enough for the weights that a task reads from L2 or L3 to be used often, few enough for a task's
-// activations to stay in L2.
-constexpr int64_t kTokenTile = 64;
-
 // Tokens per thread up to which threads share weights instead of tokens: fewer rows than this are multiplied faster
 // than weights come from memory.
 constexpr int64_t kFewTokens = 16;
-
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
-// Rows per task: at most kTokenTile, whole register tiles, and as many tasks as threads can share evenly.
-int64_t token_tile(const KernelTable& table, int64_t rows, int64_t threads, int64_t tasks_per_tile = 1) {
-  int64_t tiles = divide_up(rows, kTokenTile);
-  if (tiles * tasks_per_tile % threads != 0)
-    tiles = divide_up(round_up(tiles * tasks_per_tile, threads), tasks_per_tile);
-  return std::max<int64_t>(round_up(divide_up(rows, tiles), table.tile_rows), table.tile_rows);
-}
-
-// Activations as the convs of an op read them: the floats themselves, or encoded in units (kernels/table.h).
-struct Operand {
-  const char* data;
-  int64_t stride;  // units between rows
-  int64_t unit_bytes;
-  const RowQuantization* quantization;  // int8: [groups][quantization_stride]
-  int64_t quantization_stride;          // rows
-  int64_t group_units;                  // units of a group's slice of a row
-
-  Operand from(int64_t row) const {
-    Operand rest = *this;
-    rest.data += row * stride * unit_bytes;
-    if (quantization) rest.quantization += row;
-    return rest;
-  }
-};
-
-const LowPrecision* low_precision(const KernelTable& table, const PackedHeader& w) {
-  return low_precision(table, static_cast<Compute>(w.compute));
-}
-
-// Floats that `units` units take.
-int64_t floats_of(int64_t units, int64_t unit_bytes) { return divide_up(units * unit_bytes, sizeof(float)); }
-
-// Floats of scratch that `rows` rows of input take when encoded for `w`, and how they were quantized.
-int64_t encoded_size(const PackedHeader& w, int64_t rows) {
-  return w.is(Compute::float32) ? 0 : floats_of(rows * w.groups * w.units(), w.unit_bytes);
-}
-int64_t quantization_size(const PackedHeader& w, int64_t rows) {
-  return w.is(Compute::int8) ? rows * w.groups * static_cast<int64_t>(sizeof(RowQuantization) / sizeof(float)) : 0;
-}
-
-// Scratch for encoding `rows` rows; all of it unused in fp32.
-struct Encoder {
-  const LowPrecision* kernels;
-  int64_t group_units, unit_bytes, k, groups;
-  char* units;
-  RowQuantization* quantization;
-  int64_t rows;
-
-  Encoder(const KernelTable& table, const PackedHeader& w, int64_t max_rows, Workspace& workspace)
-      : kernels(low_precision(table, w)),
-        group_units(w.units()),
-        unit_bytes(w.unit_bytes),
-        k(w.k),
-        groups(w.groups),
-        units(reinterpret_cast<char*>(workspace.take(encoded_size(w, max_rows)))),
-        quantization(reinterpret_cast<RowQuantization*>(workspace.take(quantization_size(w, max_rows)))),
-        rows(max_rows) {}
-
-  // Rows [first, last) of x, groups [0, groups) of this conv.
-  void encode(Input x, int64_t first, int64_t last) const {
-    if (kernels == nullptr) return;
-    for (int64_t g = 0; g < groups; g++) {
-      kernels->encode({.x = x.row(first) + g * k,
-                       .ldx = x.stride,
-                       .y = units + (first * groups + g) * group_units * unit_bytes,
-                       .ldy = groups * group_units,
-                       .quantization = quantization + g * rows + first,
-                       .rows = last - first,
-                       .k = k});
-    }
-  }
-  Operand operand(Input x) const {
-    if (kernels == nullptr) {
-      return {reinterpret_cast<const char*>(x.data), x.stride, unit_bytes, nullptr, 0, group_units};
-    }
-    return {units, groups * group_units, unit_bytes, quantization, rows, group_units};
-  }
-};
-
-// Blocks [first_block, last_block) of a conv over `rows` rows; y and residual start at the first of these blocks'
-// columns, x at group `first_group`.
-void conv_blocks(const KernelTable& table, const Conv& conv, int64_t first_block, int64_t last_block, const Operand& x,
-                 int64_t rows, Activation activation, Input residual, Output y, int64_t first_group = 0) {
-  const PackedHeader& w = *conv.weight;
-  const LowPrecision* low = low_precision(table, w);
-  for (int64_t b = first_block; b < last_block; b++) {
-    const int64_t column = b * w.block, group = column / w.group_columns() - first_group;
-    const int64_t offset = column - first_block * w.block;
-    (low ? low->conv
-         : table.conv)({.x = x.data + group * x.group_units * x.unit_bytes,
-                        .ldx = x.stride,
-                        .panels = w.block_values(b),
-                        .bias = conv.bias ? conv.bias + column : nullptr,
-                        .residual = residual.data ? residual.data + offset : nullptr,
-                        .ldr = residual.stride,
-                        .y = y.data + offset,
-                        .ldy = y.stride,
-                        .rows = rows,
-                        .k = w.k,
-                        .n = w.block,
-                        .activation = activation,
-                        .x_quantization = x.quantization ? x.quantization + group * x.quantization_stride : nullptr});
-  }
-}
-
-int64_t blocks(const Conv& conv) { return conv.weight->n / conv.weight->block; }
-
-void layer_norm(const KernelTable& table, const Norm& norm, Input x, int64_t rows, int64_t n, Output y) {
-  table.layer_norm({.x = x.data,
-                    .ldx = x.stride,
-                    .gamma = norm.gamma,
-                    .beta = norm.beta,
-                    .y = y.data,
-                    .ldy = y.stride,
-                    .rows = rows,
-                    .n = n,
-                    .eps = norm.eps});
-}
-
-void conv_layer_norm(const KernelTable& table, const Conv& conv, const Norm& norm, const Operand& x, Input residual,
-                     int64_t rows, Output y) {
-  conv_blocks(table, conv, 0, blocks(conv), x, rows, Activation::none, residual, y);
-  layer_norm(table, norm, {y.data, y.stride}, rows, conv.out_channels(), y);
-}
-
-// The whole conv, shared between threads by blocks of columns and tiles of rows.
-void shared_conv(const KernelTable& table, const Parallel& parallel, const Conv& conv, Input x, int64_t rows,
-                 Activation activation, Input residual, Output y) {
-  const int64_t n = blocks(conv);
-  const int64_t tile = token_tile(table, rows, parallel.threads, n), tiles = divide_up(rows, tile);
-  Workspace& workspace = Workspace::of<Scope::op>();
-  workspace.reserve(encoded_size(*conv.weight, rows) + quantization_size(*conv.weight, rows), 2);
-  const Encoder encoder(table, *conv.weight, rows, workspace);
-  if (encoder.kernels) {
-    parallel_for(parallel, tiles, [&](int64_t t) { encoder.encode(x, t * tile, std::min((t + 1) * tile, rows)); });
-  }
-  const Operand operand = encoder.operand(x);
-  // Block-major: neighbouring tasks, usually one thread's, share their weights.
-  parallel_for(parallel, n * tiles, [&](int64_t task) {
-    const int64_t b = task / tiles, row = task % tiles * tile, column = b * conv.weight->block;
-    conv_blocks(table, conv, b, b + 1, operand.from(row), std::min(tile, rows - row), activation,
-                {residual.data ? residual.row(row) + column : nullptr, residual.stride},
-                {y.row(row) + column, y.stride});
-  });
-}
-
-void shared_layer_norm(const KernelTable& table, const Parallel& parallel, const Norm& norm, Input x, int64_t rows,
-                       int64_t n, Output y) {
-  const int64_t tile = divide_up(rows, parallel.threads);
-  parallel_for(parallel, divide_up(rows, tile), [&](int64_t t) {
-    const int64_t row = t * tile;
-    layer_norm(table, norm, {x.row(row), x.stride}, std::min(tile, rows - row), n, {y.row(row), y.stride});
-  });
-}
 
 // post_attention_block for few tokens: threads share the weights, not the tokens, so that every weight is read from
 // memory by one thread, and is multiplied with many rows once it is there.
@@ -196,7 +34,7 @@ void post_attention_by_columns(const KernelTable& table, const Parallel& paralle
 
 void grouped_pointwise_conv(const KernelTable& table, const Parallel& parallel, const Conv& conv, Input x, int64_t rows,
                             Activation activation, Output y) {
-  if (rows > 0) shared_conv(table, parallel, conv, x, rows, activation, {nullptr, 0}, y);
+  shared_conv(table, parallel, conv, x, rows, activation, {nullptr, 0}, y);
 }
 
 void grouped_pointwise_conv_layer_norm(const KernelTable& table, const Parallel& parallel, const Conv& conv,

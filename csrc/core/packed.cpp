@@ -13,26 +13,6 @@ namespace {
 constexpr char kMagic[4] = {'S', 'B', 'K', 'P'};
 constexpr uint16_t kVersion = 2;
 
-// The header of a section but for the fingerprint.
-PackedHeader describe(const TierLayout& tier, const Weight& w, int64_t num_heads, Compute compute) {
-  const PackLayout& layout = layout_of(tier, compute);
-  PackedHeader header;
-  std::memset(&header, 0, sizeof header);
-  std::memcpy(header.magic, kMagic, sizeof kMagic);
-  header.version = kVersion;
-  header.lanes = static_cast<uint16_t>(layout.lanes);
-  header.tile_vectors = static_cast<uint16_t>(layout.tile_vectors);
-  header.compute = static_cast<uint16_t>(compute);
-  header.per = static_cast<uint16_t>(layout.per);
-  header.unit_bytes = static_cast<uint8_t>(layout.unit_bytes);
-  header.has_offsets = layout.least != kSymmetric;
-  header.n = w.n, header.k = w.k, header.groups = w.groups;
-  header.block = block_columns(w, num_heads);
-  const int64_t values = w.n / header.block * header.block_bytes();
-  header.bytes = static_cast<int64_t>(sizeof(PackedHeader)) + (values + 63) / 64 * 64;
-  return header;
-}
-
 // One column of a weight, rounded for `compute`: rounded(step) for step < k.
 struct Column {
   const Weight& w;
@@ -90,14 +70,33 @@ int64_t block_columns(const Weight& w, int64_t num_heads) {
   return group;
 }
 
+PackedHeader section_header(const TierLayout& tier, const Weight& w, int64_t num_heads, Compute compute) {
+  const PackLayout& layout = layout_of(tier, compute);
+  PackedHeader header;
+  std::memset(&header, 0, sizeof header);
+  std::memcpy(header.magic, kMagic, sizeof kMagic);
+  header.version = kVersion;
+  header.lanes = static_cast<uint16_t>(layout.lanes);
+  header.tile_vectors = static_cast<uint16_t>(layout.tile_vectors);
+  header.compute = static_cast<uint16_t>(compute);
+  header.per = static_cast<uint16_t>(layout.per);
+  header.unit_bytes = static_cast<uint8_t>(layout.unit_bytes);
+  header.has_offsets = layout.least != kSymmetric;
+  header.n = w.n, header.k = w.k, header.groups = w.groups;
+  header.block = block_columns(w, num_heads);
+  const int64_t values = w.n / header.block * header.block_bytes();
+  header.bytes = static_cast<int64_t>(sizeof(PackedHeader)) + (values + 63) / 64 * 64;
+  return header;
+}
+
 int64_t packed_bytes(const TierLayout& tier, const Weight& w, int64_t num_heads, Compute compute) {
-  return describe(tier, w, num_heads, compute).bytes;
+  return section_header(tier, w, num_heads, compute).bytes;
 }
 
 void pack(const TierLayout& tier, const Weight& w, int64_t num_heads, void* out, const Parallel& parallel,
           Compute compute) {
   PackedHeader& header = *static_cast<PackedHeader*>(out);
-  header = describe(tier, w, num_heads, compute);
+  header = section_header(tier, w, num_heads, compute);
   header.fingerprint = fingerprint(w);
 
   const int64_t lanes = header.lanes, vectors = header.padded_block() / lanes, units = header.units();
@@ -214,7 +213,7 @@ const PackedHeader* find_section(const TierLayout& tier, const Weight& w, int64_
     *error = "packed is not a result of ops.pack for these weights";
     return nullptr;
   }
-  const PackedHeader wanted = describe(tier, w, num_heads, static_cast<Compute>(header->compute));
+  const PackedHeader wanted = section_header(tier, w, num_heads, static_cast<Compute>(header->compute));
   if (header->lanes != wanted.lanes || header->tile_vectors != wanted.tile_vectors || header->per != wanted.per ||
       header->unit_bytes != wanted.unit_bytes || header->has_offsets != wanted.has_offsets) {
     *error = "packed was made for another ISA tier than " + std::string(tier.tier);

@@ -63,6 +63,9 @@ static_assert(sizeof(PackedHeader) == 64);
 // own.
 int64_t block_columns(const Weight& weight, int64_t num_heads);
 
+// The header of the section of `weight`, but for the fingerprint.
+PackedHeader section_header(const TierLayout& tier, const Weight& weight, int64_t num_heads, Compute compute);
+
 // Bytes of the section of `weight`.
 int64_t packed_bytes(const TierLayout& tier, const Weight& weight, int64_t num_heads,
                      Compute compute = Compute::float32);

@@ -4,6 +4,7 @@
 #include "kernels/conv.h"
 #include "kernels/rowwise.h"
 #include "kernels/table.h"
+#include "kernels/training.h"
 
 namespace sbk {
 namespace {
@@ -38,6 +39,9 @@ constexpr KernelTable make_table(const char* isa) {
   } else if constexpr (multiplies_less_than_fp32<B>) {
     t.low_attention = {attention<B>, stack_rows<B>, Compute::bfloat16};
   }
+  t.training = {dropout<V>,          gemm_rows<V>,           softmax<V>,
+                softmax_backward<V>, activation_backward<V>, layer_norm_backward<V>,
+                sum_rows<V>};
   return t;
 }
 

@@ -62,16 +62,21 @@ SBK_INLINE typename V::f32 polynomial(typename V::f32 u, const float (&c)[N]) {
   }
 }
 
-// x Phi(x) = x / 2 (1 + erf(x / sqrt 2)), the exact GELU (Hendrycks & Gimpel, arXiv 1606.08415).
-template <class V, class Fit = Erf>
-SBK_INLINE typename V::f32 gelu(typename V::f32 x) {
+// Phi(x) = (1 + erf(x / sqrt 2)) / 2.
+template <class V, class Fit>
+SBK_INLINE typename V::f32 normal_cdf(typename V::f32 x) {
   using f32 = typename V::f32;
   const f32 limit = V::set1(Fit::limit);
   const f32 clamped = V::min(limit, V::max(V::sub(V::zero(), limit), x));
   const f32 u = V::mul(clamped, clamped);
   const f32 half_erf = V::div(V::mul(clamped, polynomial<V>(u, Fit::above)), polynomial<V>(u, Fit::below));
-  const f32 phi = V::zero_if_less(V::add(half_erf, V::set1(0.5f)), x, V::sub(V::zero(), limit));
-  return V::mul(x, phi);
+  return V::zero_if_less(V::add(half_erf, V::set1(0.5f)), x, V::sub(V::zero(), limit));
+}
+
+// x Phi(x), the exact GELU (Hendrycks & Gimpel, arXiv 1606.08415).
+template <class V, class Fit = Erf>
+SBK_INLINE typename V::f32 gelu(typename V::f32 x) {
+  return V::mul(x, normal_cdf<V, Fit>(x));
 }
 
 // x / 2 (1 + tanh(y)) = x / (1 + exp(-2 y)),  y = sqrt(2 / pi) (x + 0.044715 x^3).

@@ -21,48 +21,67 @@ SBK_INLINE float sum_row(const float* x, int64_t n, F f, G scalar) {
   return total;
 }
 
+// What LayerNorm knows of a row: x minus its mean, times rstd, is normal(x).
+template <class V>
+struct RowMoments {
+  float mean, rest, rstd;
+
+  // The mean of what is left corrects the rounding of the mean: eps is small enough (1e-12) for an error of one ulp to
+  // turn a row of equal values into anything but beta. The variance is the sum of squared deviations, in a pass of its
+  // own, not E[x^2] - mean^2, which cancels.
+  SBK_INLINE RowMoments(const float* x, int64_t n, float eps) : rest(0.0f) {
+    using f32 = typename V::f32;
+    const float inverse_n = 1.0f / static_cast<float>(n);
+    mean = inverse_n * sum_row<V>(
+                           x, n, [](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, v); },
+                           [](float v) SBK_INLINE_LAMBDA { return v; });
+    const f32 vmean = V::set1(mean);
+    rest = inverse_n * sum_row<V>(
+                           x, n, [&](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, V::sub(v, vmean)); },
+                           [&](float v) SBK_INLINE_LAMBDA { return v - mean; });
+    const float variance = inverse_n * sum_row<V>(
+                                           x, n,
+                                           [&](f32 s, f32 v) SBK_INLINE_LAMBDA {
+                                             const f32 d = deviation(v);
+                                             return V::fma(d, d, s);
+                                           },
+                                           [&](float v) SBK_INLINE_LAMBDA { return deviation(v) * deviation(v); });
+    rstd = 1.0f / __builtin_sqrtf(variance + eps);
+  }
+  template <class T>
+  SBK_INLINE T deviation(T x) const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return x - mean - rest;
+    } else {
+      return V::sub(V::sub(x, V::set1(mean)), V::set1(rest));
+    }
+  }
+  template <class T>
+  SBK_INLINE T normal(T x) const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return deviation(x) * rstd;
+    } else {
+      return V::mul(deviation(x), V::set1(rstd));
+    }
+  }
+};
+
 template <class V>
 void layer_norm(const LayerNormArgs& p) {
-  using f32 = typename V::f32;
-  const float inverse_n = 1.0f / static_cast<float>(p.n);
   for (int64_t r = 0; r < p.rows; r++) {
     const float* x = p.x + r * p.ldx;
     float* y = p.y + r * p.ldy;
-    const float mean = inverse_n * sum_row<V>(
-                                       x, p.n, [](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, v); },
-                                       [](float v) SBK_INLINE_LAMBDA { return v; });
-    const f32 vmean = V::set1(mean);
-    // The mean of what is left corrects the rounding of the mean: eps is small enough (1e-12) for an error of one ulp
-    // to turn a row of equal values into anything but beta.
-    const float rest =
-        inverse_n * sum_row<V>(
-                        x, p.n, [&](f32 s, f32 v) SBK_INLINE_LAMBDA { return V::add(s, V::sub(v, vmean)); },
-                        [&](float v) SBK_INLINE_LAMBDA { return v - mean; });
-    const f32 vrest = V::set1(rest);
-    const auto deviation = [&](f32 v) SBK_INLINE_LAMBDA { return V::sub(V::sub(v, vmean), vrest); };
-    const auto scalar_deviation = [&](float v) SBK_INLINE_LAMBDA { return v - mean - rest; };
-    // Two passes: the sum of squared deviations, not E[x^2] - mean^2, which cancels.
-    const float variance =
-        inverse_n * sum_row<V>(
-                        x, p.n,
-                        [&](f32 s, f32 v) SBK_INLINE_LAMBDA {
-                          const f32 d = deviation(v);
-                          return V::fma(d, d, s);
-                        },
-                        [&](float v) SBK_INLINE_LAMBDA { return scalar_deviation(v) * scalar_deviation(v); });
-    const float rstd = 1.0f / __builtin_sqrtf(variance + p.eps);
-    const f32 vrstd = V::set1(rstd);
+    const RowMoments<V> row(x, p.n, p.eps);
     int64_t c = 0;
     const float *gamma = p.gamma, *beta = p.beta;
     const auto normalize = [&](int64_t at) SBK_INLINE_LAMBDA {
-      const f32 normal = V::mul(deviation(V::load(x + at)), vrstd);
-      V::store(y + at, V::fma(normal, V::load(gamma + at), V::load(beta + at)));
+      V::store(y + at, V::fma(row.normal(V::load(x + at)), V::load(gamma + at), V::load(beta + at)));
     };
     for (; c + 4 * V::lanes <= p.n; c += 4 * V::lanes) {
       unroll<4>([&](auto i) SBK_INLINE_LAMBDA { normalize(c + i * V::lanes); });
     }
     for (; c + V::lanes <= p.n; c += V::lanes) normalize(c);
-    for (; c < p.n; c++) y[c] = scalar_deviation(x[c]) * rstd * p.gamma[c] + p.beta[c];
+    for (; c < p.n; c++) y[c] = row.normal(x[c]) * p.gamma[c] + p.beta[c];
   }
 }
 

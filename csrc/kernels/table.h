@@ -126,6 +126,115 @@ struct LowAttention {
   Compute compute;
 };
 
+// --- Training ---
+
+// Dropout keeps a value where a random number of 32 bits is at least `threshold` = p 2^32, and multiplies it by `scale`
+// = 1 / (1 - p); 0 where p = 1. The number is a function of the seed, the site (which dropout of a model this is), the
+// row and the column alone: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the
+// seed as its key and the counter (column / 64 * 16 + column % 16, row, row >> 32, site), of whose four words this is
+// number column / 16 % 4.
+struct Dropout {
+  uint64_t seed;
+  uint32_t site;
+  uint32_t threshold;  // 0: nothing is dropped
+  float scale;
+};
+
+// y = x * factor + residual, where factor is what the dropout makes of row first_row + r and column c. y may be x or
+// the residual.
+struct DropoutArgs {
+  const float* x;
+  int64_t ldx;
+  const float* residual;  // [rows][n] or null
+  int64_t ldr;
+  float* y;
+  int64_t ldy;
+  int64_t rows, n, first_row;
+  Dropout dropout;
+};
+
+// c[r][j] = sum_k a[r][k] b[k][j], or += with `accumulate`. Columns up to the next whole vector of b are read, of c
+// written.
+struct GemmArgs {
+  const float* a;  // [rows][k]
+  int64_t lda;
+  const float* b;  // [k][columns]
+  int64_t ldb;
+  float* c;  // [rows][columns]
+  int64_t ldc;
+  int64_t rows, k, columns;
+  bool accumulate;
+};
+
+// From scores s = q . k: p = softmax(scale s + mask), and `dropped`, p as the dropout leaves it.
+struct SoftmaxArgs {
+  float* scores;  // [rows][keys] in, p out; writable up to whole vectors of keys
+  int64_t lds;
+  const float* mask;  // [rows][keys] or null
+  int64_t mask_row_stride;
+  float* dropped;  // [rows][keys], stride lds, writable up to whole vectors; scores itself where nothing is dropped
+  int64_t rows, keys, first_row;
+  float scale;
+  Dropout dropout;
+};
+
+// The gradient of the scores: ds = scale (dropped * grad - p delta[r]), delta[r] = sum over keys of dropped * grad.
+struct SoftmaxBackwardArgs {
+  const float* p;        // [rows][keys]
+  const float* dropped;  // [rows][keys]
+  float* grad;           // [rows][keys]: of `dropped` in, of the scores out
+  int64_t lds;           // of all three
+  int64_t rows, keys;
+  float scale;
+};
+
+// y = activation(z), and grad *= activation'(z), unless grad is null. y may be z where grad is.
+struct ActivationBackwardArgs {
+  const float* z;
+  int64_t ldz;
+  float* grad;
+  int64_t ldg;
+  float* y;
+  int64_t ldy;
+  int64_t rows, n;
+  Activation activation;
+};
+
+// The gradient of LayerNormArgs: dx; and dgamma, dbeta [n], to which the sums over these rows are added. dx may be
+// grad.
+struct LayerNormBackwardArgs {
+  const float* x;
+  int64_t ldx;
+  const float* gamma;
+  const float* grad;
+  int64_t ldg;
+  float* dx;
+  int64_t lddx;
+  float* dgamma;
+  float* dbeta;
+  int64_t rows, n;
+  float eps;
+};
+
+// y[r] = sum_c x[r][c], or += with `accumulate`.
+struct SumRowsArgs {
+  const float* x;
+  int64_t ldx;
+  float* y;
+  int64_t rows, n;
+  bool accumulate;
+};
+
+struct TrainingKernels {
+  void (*dropout)(const DropoutArgs&);
+  void (*gemm)(const GemmArgs&);  // fp32
+  void (*softmax)(const SoftmaxArgs&);
+  void (*softmax_backward)(const SoftmaxBackwardArgs&);
+  void (*activation_backward)(const ActivationBackwardArgs&);
+  void (*layer_norm_backward)(const LayerNormBackwardArgs&);
+  void (*sum_rows)(const SumRowsArgs&);
+};
+
 struct KernelTable {
   const char* isa;
   TierLayout layout;
@@ -139,6 +248,7 @@ struct KernelTable {
   void (*attention)(const AttentionArgs&);  // fp32
   LowAttention low_attention;
   int64_t (*attention_scratch)(int64_t keys, int64_t d);  // floats; for every compute
+  TrainingKernels training;
 };
 
 }  // namespace sbk

@@ -46,6 +46,21 @@ struct Avx2 {
   static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) {
     return _mm256_fmadd_ps(a, b, c);
   }
+  using u32 = __m256i;
+  static SBK_INLINE u32 set1_u32(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+  static SBK_INLINE u32 count_from(uint32_t first) {
+    return _mm256_add_epi32(set1_u32(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static SBK_INLINE u32 bit_xor(u32 a, u32 b) { return _mm256_xor_si256(a, b); }
+  static SBK_INLINE void mul_wide(u32 a, u32 b, u32& low, u32& high) {
+    const __m256i even = _mm256_mul_epu32(a, b);
+    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32));
+    low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+    high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+  }
+  static SBK_INLINE f32 zero_if_less_u32(f32 r, u32 x, u32 y) {
+    return _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(x, y), x)), r);
+  }
   static SBK_INLINE void transpose(f32 (&r)[8]) {
     f32 t[8], u[8];
     unroll<4>([&](auto i) SBK_INLINE_LAMBDA {

@@ -43,6 +43,21 @@ struct Avx512 {
   static SBK_INLINE f32 mac(f32 c, a32 a, f32 b) {
     return _mm512_fmadd_ps(a, b, c);
   }
+  using u32 = __m512i;
+  static SBK_INLINE u32 set1_u32(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
+  static SBK_INLINE u32 count_from(uint32_t first) {
+    return _mm512_add_epi32(set1_u32(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  }
+  static SBK_INLINE u32 bit_xor(u32 a, u32 b) { return _mm512_xor_si512(a, b); }
+  static SBK_INLINE void mul_wide(u32 a, u32 b, u32& low, u32& high) {
+    const __m512i even = _mm512_mul_epu32(a, b);
+    const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32));
+    low = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+    high = _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+  }
+  static SBK_INLINE f32 zero_if_less_u32(f32 r, u32 x, u32 y) {
+    return _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(x, y), r);
+  }
   static SBK_INLINE void transpose(f32 (&r)[16]) {
     f32 t[16];
     // 4 x 4 blocks within each quarter of the registers, then the quarters.

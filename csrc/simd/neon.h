@@ -103,6 +103,21 @@ struct Neon {
   static SBK_INLINE i32 set1_i32(int32_t x) { return vdupq_n_s32(x); }
   static SBK_INLINE i32 mac_i32(i32 c, i32 a, i32 b) { return vmlaq_s32(c, a, b); }
   static SBK_INLINE f32 to_float(i32 v) { return vcvtq_f32_s32(v); }
+  using u32 = uint32x4_t;
+  static SBK_INLINE u32 set1_u32(uint32_t x) { return vdupq_n_u32(x); }
+  static SBK_INLINE u32 count_from(uint32_t first) {
+    static constexpr uint32_t counts[] = {0, 1, 2, 3};
+    return vaddq_u32(vdupq_n_u32(first), vld1q_u32(counts));
+  }
+  static SBK_INLINE u32 bit_xor(u32 a, u32 b) { return veorq_u32(a, b); }
+  static SBK_INLINE void mul_wide(u32 a, u32 b, u32& low, u32& high) {
+    const uint32x4_t first = vreinterpretq_u32_u64(vmull_u32(vget_low_u32(a), vget_low_u32(b)));
+    const uint32x4_t second = vreinterpretq_u32_u64(vmull_high_u32(a, b));
+    low = vuzp1q_u32(first, second), high = vuzp2q_u32(first, second);
+  }
+  static SBK_INLINE f32 zero_if_less_u32(f32 r, u32 x, u32 y) {
+    return vreinterpretq_f32_u32(vandq_u32(vcgeq_u32(x, y), vreinterpretq_u32_f32(r)));
+  }
   static SBK_INLINE void transpose(f32 (&r)[4]) {
     const f32 a = vtrn1q_f32(r[0], r[1]), b = vtrn2q_f32(r[0], r[1]);
     const f32 c = vtrn1q_f32(r[2], r[3]), d = vtrn2q_f32(r[2], r[3]);

@@ -18,6 +18,9 @@
 //   zero_if_less(r, x, y)  x < y ? 0 : r, per lane
 //   low_bits_as_exponent(x)   the bits of x shifted by those of a mantissa, 23
 //   round(x), i32, load_i32, set1_i32, mac_i32, to_float   where a tier has no narrow products (kernels/element.h)
+//   u32, set1_u32, count_from(x), bit_xor   integers without a sign; x, x + 1, ...
+//   mul_wide(a, b, low, high)   both halves of their products
+//   zero_if_less_u32(r, x, y)   x < y ? 0 : r, per lane
 //   transpose(r)        r[i][j] <-> r[j][i] of a lanes x lanes block
 //   reduce_add/reduce_max  over the lanes, in a fixed order
 //
@@ -75,6 +78,15 @@ struct Scalar {
     return static_cast<i32>(static_cast<uint32_t>(c) + static_cast<uint32_t>(a) * static_cast<uint32_t>(b));
   }
   static SBK_INLINE f32 to_float(i32 v) { return static_cast<float>(v); }
+  using u32 = uint32_t;
+  static SBK_INLINE u32 set1_u32(uint32_t x) { return x; }
+  static SBK_INLINE u32 count_from(uint32_t first) { return first; }
+  static SBK_INLINE u32 bit_xor(u32 a, u32 b) { return a ^ b; }
+  static SBK_INLINE void mul_wide(u32 a, u32 b, u32& low, u32& high) {
+    const uint64_t product = uint64_t{a} * b;
+    low = static_cast<u32>(product), high = static_cast<u32>(product >> 32);
+  }
+  static SBK_INLINE f32 zero_if_less_u32(f32 r, u32 x, u32 y) { return x < y ? 0.0f : r; }
   static SBK_INLINE void transpose(f32 (&)[1]) {}
   static SBK_INLINE float reduce_add(f32 v) { return v; }
   static SBK_INLINE float reduce_max(f32 v) { return v; }

@@ -8,7 +8,8 @@ float32; as one where ``torch.backends.cuda.matmul.allow_tf32``. Arguments are t
 
 A layer is five kernels: attention with its projections (two kernels where sequences have over 128 tokens, in float32
 over 32, or where there are few of them); the convolution behind it, with the residual; LayerNorm; the feed-forward
-network, with its residual (two kernels for few tokens); LayerNorm. Why five and not two: docs/gpu.md.
+network, with its residual (two kernels for few tokens); LayerNorm. Why five and not two: docs/gpu.md. Training has
+kernels of its own: ``training.py``.
 """
 
 from __future__ import annotations
@@ -16,14 +17,28 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import configs, launchers
+from .training import (
+    attention_block_backward,
+    attention_block_train,
+    dropout_factors,
+    grouped_pointwise_conv_backward,
+    post_attention_block_backward,
+    post_attention_block_train,
+)
 
 __all__ = [
     "attention_block",
+    "attention_block_backward",
+    "attention_block_train",
     "configs",
+    "dropout_factors",
     "encoder_layer",
     "grouped_pointwise_conv",
+    "grouped_pointwise_conv_backward",
     "grouped_pointwise_conv_layer_norm",
     "post_attention_block",
+    "post_attention_block_backward",
+    "post_attention_block_train",
 ]
 
 

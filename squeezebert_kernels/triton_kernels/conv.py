@@ -72,12 +72,12 @@ def conv_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def qkv_kernel(
-    x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, out, T, x_stride,
+    x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, q, k, v, T, x_stride,
     GROUPS: tl.constexpr, K: tl.constexpr, N: tl.constexpr, HAS_BIAS: tl.constexpr,
     PRECISION: tl.constexpr, UPCAST: tl.constexpr, PDL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Three convolutions of the same x, of equal shape: out [3, T, GROUPS*N]."""
+    """Three convolutions of the same x, of equal shape: q, k and v [T, GROUPS*N]."""
     wait_for_input(PDL)
     blocks: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     programs: tl.constexpr = 3 * GROUPS * blocks
@@ -87,12 +87,15 @@ def qkv_kernel(
     block = tl.program_id(0) % blocks
     weight = q_weight
     bias = q_bias
+    out = q
     if which == 1:
         weight = k_weight
         bias = k_bias
+        out = k
     if which == 2:
         weight = v_weight
         bias = v_bias
+        out = v
     acc = conv_tile(x, weight, tile, group, block, T, x_stride, K, N, PRECISION, UPCAST, BLOCK_M, BLOCK_N, BLOCK_K)
     let_next_start(PDL)
     rows = (tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
@@ -100,5 +103,5 @@ def qkv_kernel(
     channels = group * N + columns
     if HAS_BIAS:
         acc += tl.load(bias + channels, mask=columns < N, other=0.0).to(tl.float32)[None, :]
-    at = (which * T.to(tl.int64) + rows)[:, None] * (GROUPS * N) + channels[None, :]
+    at = rows[:, None] * (GROUPS * N) + channels[None, :]
     tl.store(out + at, acc.to(out.dtype.element_ty), mask=(rows < T)[:, None] & (columns < N)[None, :])

@@ -21,7 +21,7 @@ _LARGEST_FFN_GROUP = 192
 """Channels of a group: of more, tiles of 128 tokens and their weights do not fit the shared memory."""
 
 
-def _power_of_2(n: int, least: int = 16) -> int:
+def power_of_2(n: int, least: int = 16) -> int:
     return max(least, 1 << (n - 1).bit_length())
 
 
@@ -31,11 +31,11 @@ def rows_of(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
 
 
-def _matrix(weight: Tensor) -> Tensor:
+def matrix(weight: Tensor) -> Tensor:
     return weight.reshape(weight.shape[0], weight.shape[1]).contiguous()
 
 
-def _vector(v: Tensor | None, instead: Tensor) -> Tensor:
+def vector(v: Tensor | None, instead: Tensor) -> Tensor:
     """A vector, contiguous; ``instead`` for None, where a kernel wants a pointer that it does not use."""
     return instead if v is None else v.contiguous()
 
@@ -78,8 +78,8 @@ def launch(kernel: Any, programs: int, x: Tensor, *arguments: Any, **constants: 
 
 def _fit_conv(config: configs.Config, k: int, n: int) -> None:
     """Narrows the blocks of ``config`` to a convolution with groups [n, k]."""
-    config["BLOCK_N"] = min(config["BLOCK_N"], _power_of_2(n))
-    config["BLOCK_K"] = min(config["BLOCK_K"], _power_of_2(k))
+    config["BLOCK_N"] = min(config["BLOCK_N"], power_of_2(n))
+    config["BLOCK_K"] = min(config["BLOCK_K"], power_of_2(k))
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, activation: str) -> Tensor:
@@ -96,7 +96,7 @@ def _conv(
     kind: str, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, groups: int, activation: str
 ) -> Tensor:
     out = x.new_empty((*x.shape[:-1], weight.shape[0]))
-    x, weight = rows_of(x), _matrix(weight)
+    x, weight = rows_of(x), matrix(weight)
     rows = x if residual is None else rows_of(residual)
     tokens, k, n = x.shape[0], weight.shape[1], weight.shape[0] // groups
     config = configs.choose(kind, x.device, x.dtype, tokens)
@@ -104,7 +104,7 @@ def _conv(
     if tokens:
         launch(
             conv_kernel, -(-tokens // config["BLOCK_M"]) * groups * -(-n // config["BLOCK_N"]),
-            x, weight, _vector(bias, x), rows, out, tokens, x.stride(0), rows.stride(0),
+            x, weight, vector(bias, x), rows, out, tokens, x.stride(0), rows.stride(0),
             GROUPS=groups, K=k, N=n, HAS_BIAS=bias is not None, ACTIVATION=activation, RESIDUAL=residual is not None,
             **config,
         )  # fmt: skip
@@ -115,7 +115,7 @@ def layer_norm(z: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
     """``layer_norm(z)`` over the channels of ``z`` [..., C], contiguous."""
     out, rows = torch.empty_like(z), rows_of(z)
     tokens, channels = rows.shape
-    block_c = _power_of_2(channels)
+    block_c = power_of_2(channels)
     many = tokens >= 1024
     at_once = max(1, min(4 if many else 1, 8192 // block_c))
     if tokens:
@@ -137,10 +137,10 @@ def can_be_one_kernel(
     if weights[0].is_cuda and 2 * sequences * heads < _multiprocessors(weights[0].device.index):
         return False
     longest = 32 if weights[0].dtype == torch.float32 else 128
-    return equal and length <= longest and size <= 128 and _power_of_2(length) * _power_of_2(size) <= longest * 64
+    return equal and length <= longest and size <= 128 and power_of_2(length) * power_of_2(size) <= longest * 64
 
 
-def _mask_arguments(mask: Tensor | None, x: Tensor) -> tuple[Tensor, tuple[int, int, int, int], int]:
+def mask_arguments(mask: Tensor | None, x: Tensor) -> tuple[Tensor, tuple[int, int, int, int], int]:
     """Pointer, strides for [batch, head, query, key], and the kind that the kernels know."""
     if mask is None:
         return x, (0, 0, 0, 0), 0
@@ -156,22 +156,22 @@ def attention(
     """The context of sequences of at most ``length`` tokens where :func:`can_be_one_kernel`."""
     out = x.new_empty((*x.shape[:-1], weights[0].shape[0]))
     x = rows_of(x)
-    q, k, v = map(_matrix, weights)
+    q, k, v = map(matrix, weights)
     d = q.shape[0] // heads
-    mask_at, strides, kind = _mask_arguments(mask, x)
+    mask_at, strides, kind = mask_arguments(mask, x)
     config = configs.choose("attention", x.device, x.dtype, length)
-    config["BLOCK_K"] = min(config["BLOCK_K"], _power_of_2(q.shape[1]))
-    config["BLOCK_Q"] = min(config["BLOCK_Q"], _power_of_2(length))
+    config["BLOCK_K"] = min(config["BLOCK_K"], power_of_2(q.shape[1]))
+    config["BLOCK_Q"] = min(config["BLOCK_Q"], power_of_2(length))
     if x.shape[0]:
         launch(
             attention_kernel, sequences * heads,
-            x, q, _vector(biases[0], x), k, _vector(biases[1], x), v, _vector(biases[2], x), mask_at,
+            x, q, vector(biases[0], x), k, vector(biases[1], x), v, vector(biases[2], x), mask_at,
             x if offsets is None else offsets, out,
             x.shape[0], length, x.stride(0), d**-0.5, *strides,
             HEADS=heads, D=d, HEADS_PER_GROUP=heads // groups, K=q.shape[1],
             HAS_Q_BIAS=biases[0] is not None, HAS_K_BIAS=biases[1] is not None, HAS_V_BIAS=biases[2] is not None,
             MASK=kind, HAS_OFFSETS=offsets is not None,
-            BLOCK_S=_power_of_2(length), BLOCK_D=_power_of_2(d), **config,
+            BLOCK_S=power_of_2(length), BLOCK_D=power_of_2(d), **config,
         )  # fmt: skip
     return out
 
@@ -184,18 +184,19 @@ def project(
     same = len(set(groups)) == 1 and len({w.shape for w in weights}) == 1 and len({b is None for b in biases}) == 1
     if not same:
         return tuple(conv(rows, w, b, g, "none") for w, b, g in zip(weights, biases, groups))  # type: ignore[return-value]
-    q, k, v = map(_matrix, weights)
+    q, k, v = map(matrix, weights)
     tokens, n = rows.shape[0], q.shape[0] // groups[0]
-    out = rows.new_empty((3, tokens, q.shape[0]))
+    outs = [rows.new_empty((tokens, q.shape[0])) for _ in range(3)]
     config = configs.choose("qkv", rows.device, rows.dtype, tokens)
     _fit_conv(config, q.shape[1], n)
     if tokens:
         launch(
             qkv_kernel, -(-tokens // config["BLOCK_M"]) * 3 * groups[0] * -(-n // config["BLOCK_N"]),
-            rows, q, _vector(biases[0], rows), k, _vector(biases[1], rows), v, _vector(biases[2], rows),
-            out, tokens, rows.stride(0), GROUPS=groups[0], K=q.shape[1], N=n, HAS_BIAS=biases[0] is not None, **config,
+            rows, q, vector(biases[0], rows), k, vector(biases[1], rows), v, vector(biases[2], rows),
+            *outs, tokens, rows.stride(0), GROUPS=groups[0], K=q.shape[1], N=n, HAS_BIAS=biases[0] is not None,
+            **config,
         )  # fmt: skip
-    return out[0], out[1], out[2]
+    return outs[0], outs[1], outs[2]
 
 
 def flash(
@@ -206,11 +207,11 @@ def flash(
     if q.shape[0] == 0:
         return
     d = q.shape[1] // heads
-    mask_at, strides, kind = _mask_arguments(mask, q)
+    mask_at, strides, kind = mask_arguments(mask, q)
     config = configs.choose("flash", q.device, q.dtype, length)
-    block_d = _power_of_2(d)
+    block_d = power_of_2(d)
     for name in ("BLOCK_M", "BLOCK_N"):
-        config[name] = min(max(16, config[name] * 64 // max(64, block_d)), _power_of_2(length))
+        config[name] = min(max(16, config[name] * 64 // max(64, block_d)), power_of_2(length))
     blocks = -(-length // config["BLOCK_M"])
     launch(
         flash_kernel, sequences * blocks * heads,
@@ -234,14 +235,14 @@ def ffn(
         hidden = conv(h, up_weight, up_bias, up_groups, activation)
         return conv_residual(hidden, down_weight, down_bias, h, down_groups)
     out, groups = h.new_empty(h.shape), up_groups
-    rows, up, down = rows_of(h), _matrix(up_weight), _matrix(down_weight)
+    rows, up, down = rows_of(h), matrix(up_weight), matrix(down_weight)
     tokens, c, hidden_channels = rows.shape[0], up.shape[1], up.shape[0] // groups
-    config["BLOCK_H"] = min(config["BLOCK_H"], _power_of_2(hidden_channels))
-    config["CHUNK"] = min(config["CHUNK"], _power_of_2(c))
+    config["BLOCK_H"] = min(config["BLOCK_H"], power_of_2(hidden_channels))
+    config["CHUNK"] = min(config["CHUNK"], power_of_2(c))
     if tokens:
         launch(
             ffn_kernel, -(-tokens // config["BLOCK_M"]) * groups,
-            rows, up, _vector(up_bias, rows), down, _vector(down_bias, rows), out, tokens, rows.stride(0),
+            rows, up, vector(up_bias, rows), down, vector(down_bias, rows), out, tokens, rows.stride(0),
             GROUPS=groups, C=c, HIDDEN=hidden_channels, HAS_UP_BIAS=up_bias is not None,
             HAS_DOWN_BIAS=down_bias is not None, ACTIVATION=activation, **config,
         )  # fmt: skip

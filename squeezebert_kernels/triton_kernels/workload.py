@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import launchers
+from . import launchers, training
 
-__all__ = ["CHANNELS", "GROUPS", "HEADS", "HIDDEN", "flops", "workload"]
+__all__ = ["CHANNELS", "GROUPS", "HEADS", "HIDDEN", "flops", "train", "workload"]
 
 CHANNELS, HIDDEN, GROUPS, HEADS = 768, 3072, 4, 12
 
@@ -56,3 +56,25 @@ def flops(kernel: str, size: int, sequences: int = 64) -> float:
         "attention": projections * sequences * size + attention,
         "flash": attention,
     }[kernel]
+
+
+def train(dtype: torch.dtype, sequences: int, length: int, device: torch.device | str, p: float = 0.1) -> None:
+    """Forward and backward of a layer of SqueezeBERT, all gradients, on zeros; with dropout where ``p`` is not 0."""
+
+    def t(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    k, groups = CHANNELS // GROUPS, (GROUPS,) * 3
+    x, vector, square, narrow = t(sequences, length, CHANNELS), t(CHANNELS), t(CHANNELS, CHANNELS), t(CHANNELS, k)
+    up, down, mask = t(HIDDEN, k), t(CHANNELS, HIDDEN // GROUPS), t(sequences, 1, 1, length)
+    seed = torch.zeros(1, dtype=torch.int64, device=device)
+    context, *saved = training.attention_block_train(
+        x, narrow, vector, narrow, vector, narrow, vector, mask, seed, HEADS, *groups, p
+    )
+    tail: list[Any] = [1, GROUPS, GROUPS, "gelu", 1e-12, 1e-12, p, p, "float32"]
+    weights: list[Any] = [square, vector, vector, vector, up, t(HIDDEN), down, vector, vector, vector, seed]
+    y, *sums = training.post_attention_block_train(context, x, *weights, *tail)
+    back: list[Any] = [y, context, square, vector, up, down, vector, seed, *sums, *tail, [True] * 12]
+    training.post_attention_block_backward(*back)
+    back = [y, x, narrow, narrow, narrow, mask, seed, context, *saved, HEADS, *groups, p, "float32", [True] * 7]
+    training.attention_block_backward(*back)

@@ -1,0 +1,141 @@
+"""``squeezebert-kernels embed``: embeds or classifies a corpus, in chunks that can be interrupted and continued."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import _native
+from ..console import UserError, checked_isa, machine_line, make_console
+from ..pooling import POOLING
+from .encoder import Encoder
+from .engines import failure, run_local, run_ray
+from .job import DTYPES, TASKS, Job, need
+from .output import ERRORS, OutputFolder
+from .progress import Meter, Summary
+from .rows import Source, cut, find_sources
+
+HELP = "embed or classify a corpus of Parquet or JSONL files, here or on a Ray cluster"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("input", metavar="INPUT", help="a Parquet or JSONL file, a folder of them, or a glob in quotes")
+    add("out", metavar="OUT", help="folder for the results; what is finished in it is not done again")
+    add(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="folder of a SqueezeBERT or BERT checkpoint, or its name on the hub",
+    )
+    add("--task", choices=TASKS, default="embed", help="default: embed")
+    add("--engine", choices=("local", "ray"), default="local", help="this process (default), or actors of Ray Data")
+    add("--dtype", choices=DTYPES, default="float32", help="what the encoder multiplies in (default: float32)")
+    add("--pooling", choices=POOLING, default="mean", help="of tokens (default: mean), or the first one")
+    add(
+        "--normalize", action=argparse.BooleanOptionalAction, default=True,
+        help="embeddings of length 1 (default: --normalize)",
+    )  # fmt: skip
+    add("--float16", action="store_true", help="store embeddings as float16 instead of float32")
+    add("--text-column", metavar="NAME", default="text", help="column or field with the text (default: text)")
+    add("--id-column", metavar="NAME", help="column or field that is copied to the results, as 'id'")
+    add("--max-length", metavar="N", type=int, help="tokens of a row; the rest is cut (default: what the model takes)")
+    add("--batch-tokens", metavar="N", type=int, default=4096, help="tokens of a batch (default: 4096)")
+    add("--rows-per-shard", metavar="N", type=int, default=4096, help="input rows of an output file (default: 4096)")
+    add("--threads", metavar="N", type=int, help="threads of a worker (default: local torch's choice, ray 1)")
+    add("--workers", metavar="N", type=int, help="Ray actors (default: as many as there are CPUs for)")
+    add("--ray-address", metavar="ADDRESS", help="a running Ray cluster (default: RAY_ADDRESS, or Ray is started here)")
+    add("--overwrite", action="store_true", help="begin anew where OUT holds another run's results")
+    add("--strict", action="store_true", help="exit status 1 if there are bad rows")
+    add("--plan", metavar="ROWS", type=float, help="say what so many rows like these would take, e.g. 1e9")
+
+
+def run(args: argparse.Namespace) -> int:
+    _check(args)
+    checked_isa()
+    ray = args.engine == "ray"
+    need("pyarrow", "corpus")
+    if ray:
+        need("ray.data", "ray")
+    sources = find_sources(args.input)
+    out = Path(args.out).resolve()
+    root = Path(args.input).resolve()
+    if (root.is_dir() and out.is_relative_to(root)) or any(Path(one.path).is_relative_to(out) for one in sources):
+        raise UserError(f"OUT {args.out!r} and INPUT {args.input!r} must not lie in one another")
+    job = Job(
+        model=str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model,
+        out=str(out), task=args.task, dtype=args.dtype, pooling=args.pooling, normalize=args.normalize,
+        half_output=args.float16, max_length=args.max_length, batch_tokens=args.batch_tokens,
+        text_column=args.text_column, id_column=args.id_column,
+        threads=args.threads or (1 if ray else torch.get_num_threads()),
+    )  # fmt: skip
+    console = make_console()
+    with console.status("counting rows"):
+        units = cut(sources, args.rows_per_shard, job)
+    with console.status("loading the model"):
+        encoder = Encoder(job)
+    job = replace(job, identity=encoder.identity, max_length=encoder.max_length)
+    folder = OutputFolder(out, manifest(job, sources, args.rows_per_shard), about(), overwrite=args.overwrite)
+    try:
+        left = folder.unfinished(units)
+        console.print(machine_line())
+        console.print(str(encoder.report), soft_wrap=True, markup=False)
+        console.print(
+            f"{len(sources)} files, {sum(one.rows for one in sources)} rows; "
+            f"{len(units) - len(left)} of {len(units)} output files are finished"
+        )
+        summary = Summary()
+        with Meter(console, sum(unit.rows for unit in left)) as meter:
+            if ray and left:
+                del encoder  # the actors have their own
+                results = run_ray(job, left, args.workers, args.ray_address)
+            else:
+                results = run_local(job, left, encoder, meter.advance)
+            with closing(results):
+                for done in results:
+                    summary.add(done)
+                    meter.finished(summary)
+            seconds = meter.seconds
+        bad = folder.bad_rows()
+    except OSError as error:
+        raise UserError(failure(error)) from None
+    finally:
+        folder.close()
+    for line in summary.lines(job, seconds, args.plan):
+        console.print(line, soft_wrap=True, markup=False)
+    for line in summary.first_bad:
+        print(line, file=sys.stderr)
+    if bad:
+        print(f"{bad} bad rows have no result: they are listed in {out / ERRORS}", file=sys.stderr)
+    return 1 if bad and args.strict else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("max_length", "batch_tokens", "rows_per_shard", "threads", "workers", "plan"):
+        value = getattr(args, name)
+        if value is not None and not 1 <= value < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    for name in ("workers", "ray_address"):
+        if getattr(args, name) is not None and args.engine != "ray":
+            raise UserError(f"--{name.replace('_', '-')} needs --engine ray")
+
+
+def manifest(job: Job, sources: Sequence[Source], rows_per_shard: int) -> dict[str, Any]:
+    """What a run and its continuations must share: whatever decides a byte of the results."""
+    options = {name: value for name, value in asdict(job).items() if name not in ("model", "out", "threads")}
+    files = [{"name": s.name, "size": s.size, "mtime_ns": s.mtime_ns, "rows": s.rows} for s in sources]
+    return {"options": {**options, "rows_per_shard": rows_per_shard}, "input": files}
+
+
+def about() -> dict[str, str]:
+    """With what a run was begun; other versions and machines may continue it, and differ in the last bits."""
+    packages = ("squeezebert-kernels", "torch", "transformers", "tokenizers", "pyarrow")
+    return {"isa": _native.isa(), **{name: importlib.metadata.version(name) for name in packages}}
