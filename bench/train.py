@@ -9,7 +9,6 @@ A step is forward, backward, the optimizer and zero_grad. First the losses of bo
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import squeezebert_kernels as sbk
-from squeezebert_kernels.benchmark import native
+from squeezebert_kernels.benchmark import memory, native
 from squeezebert_kernels.console import machine_line, quiet_transformers
 
 MODES = ("float32", "autocast", "bfloat16")
@@ -123,7 +122,7 @@ def main() -> None:
         _, step = build(args.memory_of, args.only, args)
         for _ in range(3):
             step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(memory.peak())
         return
     print(f"{machine_line()}\nSqueezeBERT, {args.batch}x{args.length} tokens, {args.threads} threads, AdamW\n")
     print("| step | transformers, ms | ours, ms | ratio | ours, % of peak | peak memory, MiB: transformers | ours |")
@@ -133,12 +132,12 @@ def main() -> None:
         compare(mode, args)
         seconds, count = times(mode, args)
         stock, ours = (statistics.median(seconds[contestant]) for contestant in CONTESTANTS)
-        multiplied = "float32" if mode == "float32" else "bfloat16"
+        multiplied = "fp32" if mode == "float32" else "bf16"
         peak = native.peak(isa, multiplied, threads=args.threads)
-        memory = [peak_mib(contestant, mode, args) for contestant in CONTESTANTS]
+        peaks = [peak_mib(contestant, mode, args) for contestant in CONTESTANTS]
         print(
             f"| {mode} | {stock * 1e3:.0f} | {ours * 1e3:.0f} | {stock / ours:.2f} | {100 * count / ours / peak:.0f} "
-            f"| {memory[0]:.0f} | {memory[1]:.0f} |",
+            f"| {peaks[0]:.0f} | {peaks[1]:.0f} |",
             flush=True,
         )
 

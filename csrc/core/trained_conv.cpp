@@ -7,57 +7,42 @@
 namespace sbk {
 namespace {
 
-// Tokens that one sum of a weight gradient runs over; the sums of such sums round less than one long sum would.
-constexpr int64_t kTokenChunk = 256;
+// Tokens that one sum of a weight gradient runs over: sums of such sums round less than one long sum would. Products of
+// bf16 have lost more than that before they are summed.
+int64_t token_chunk(Compute compute) { return compute == Compute::float32 ? 256 : 1024; }
+
 // Rows of a weight's gradient per task: their gradients, transposed, stay in L2.
 constexpr int64_t kGradientRows = 64;
 
 // A task's share of tokens where a row is the work of a few microseconds.
 constexpr int64_t kRowTile = 32;
 
-// The operand B of a grouped product, packed as a weight is (core/packed.h), n columns in all and k steps.
-struct Panels {
-  PackedHeader* header;
+int64_t floats_of(const PackedHeader& h) { return divide_up(h.bytes, sizeof(float)); }
 
-  Panels(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups, Workspace& workspace) {
-    const Weight shape{nullptr, WeightType::float32, n, k, groups};
-    const PackedHeader h = section_header(table.layout, shape, 0, compute);
-    header = reinterpret_cast<PackedHeader*>(workspace.take(floats(h)));
-    *header = h;
-  }
-  static int64_t size(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups) {
-    return floats(section_header(table.layout, {nullptr, WeightType::float32, n, k, groups}, 0, compute));
-  }
-  Conv conv(const float* bias = nullptr) const { return {header, bias}; }
-
-  // fill(panel, columns): writes it, `width` units wide, for columns [first, last) of B.
-  struct Panel {
-    char* units;
-    int64_t width, first, last, group;
-  };
-  template <class F>
-  void fill(const Parallel& parallel, F fill_panel) const {
-    const PackedHeader& h = *header;
-    const int64_t vectors = h.padded_block() / h.lanes, panels = panel_count(vectors, h.tile_vectors);
-    parallel_for(parallel, h.n / h.block * panels, [&](int64_t task) {
-      const int64_t b = task / panels;
-      const sbk::Panel p = panel_at(vectors, h.tile_vectors, task % panels);
-      const int64_t first = p.first * h.lanes, width = static_cast<int64_t>(p.width) * h.lanes;
-      char* block = const_cast<char*>(static_cast<const char*>(h.block_values(b)));
-      fill_panel(Panel{block + first * h.units() * h.unit_bytes, width, b * h.block + first,
-                       b * h.block + std::min(first + width, h.block), b * h.block / h.group_columns()});
-    });
-  }
-
- private:
-  static int64_t floats(const PackedHeader& h) { return divide_up(h.bytes, sizeof(float)); }
+// A panel that is to be written, `width` units wide, for columns [first, last) of B.
+struct PanelToFill {
+  char* units;
+  int64_t width, first, last, group;
 };
+
+template <class F>
+void for_each_panel(const Parallel& parallel, const PackedHeader& h, F fill) {
+  const int64_t vectors = h.padded_block() / h.lanes, panels = panel_count(vectors, h.tile_vectors);
+  parallel_for(parallel, h.n / h.block * panels, [&](int64_t task) {
+    const int64_t b = task / panels;
+    const auto p = panel_at(vectors, h.tile_vectors, task % panels);
+    const int64_t first = p.first * h.lanes, width = static_cast<int64_t>(p.width) * h.lanes;
+    char* block = const_cast<char*>(static_cast<const char*>(h.block_values(b)));
+    fill(PanelToFill{block + first * h.units() * h.unit_bytes, width, b * h.block + first,
+                     b * h.block + std::min(first + width, h.block), b * h.block / h.group_columns()});
+  });
+}
 
 // B[step][column] = rows.row(step)[column]: rows hold the columns of all groups side by side, or, `by_group`, those of
 // one group, the steps of group g being rows [g * k, (g + 1) * k).
 void pack_rows(const KernelTable& table, const Parallel& parallel, const Panels& panels, Input rows, bool by_group) {
   const PackedHeader& h = *panels.header;
-  panels.fill(parallel, [&](const Panels::Panel& p) {
+  for_each_panel(parallel, h, [&](const PanelToFill& p) {
     const int64_t columns = p.last - p.first;
     const float* x = by_group ? rows.row(p.group * h.k) + (p.first - p.group * h.group_columns()) : rows.data + p.first;
     if (h.is(Compute::bfloat16)) {
@@ -76,7 +61,7 @@ void pack_rows(const KernelTable& table, const Parallel& parallel, const Panels&
 // B[step][column] = weight[column][step].
 void pack_transposed(const KernelTable& table, const Parallel& parallel, const Panels& panels, const float* weight) {
   const PackedHeader& h = *panels.header;
-  panels.fill(parallel, [&](const Panels::Panel& p) {
+  for_each_panel(parallel, h, [&](const PanelToFill& p) {
     Input units{weight + p.first * h.k, h.k};
     if (h.is(Compute::bfloat16)) {
       Workspace& workspace = Workspace::of<Scope::task>();
@@ -136,27 +121,50 @@ void add_weight_gradient(const KernelTable& table, const Parallel& parallel, con
 }  // namespace
 
 Compute training_compute(const KernelTable& table, Compute wanted) {
-  const bool multiplies_bf16 = table.low_attention.attention && table.low_attention.compute == Compute::bfloat16;
-  return wanted == Compute::bfloat16 && multiplies_bf16 ? Compute::bfloat16 : Compute::float32;
+  return wanted == Compute::bfloat16 && table.training.gemm_bfloat16 ? Compute::bfloat16 : Compute::float32;
+}
+
+Panels::Panels(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups, Workspace& workspace) {
+  const PackedHeader h = section_header(table.layout, {nullptr, WeightType::float32, n, k, groups}, 0, compute);
+  header = reinterpret_cast<PackedHeader*>(workspace.take(floats_of(h)));
+  *header = h;
+}
+
+int64_t Panels::size(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups) {
+  return floats_of(section_header(table.layout, {nullptr, WeightType::float32, n, k, groups}, 0, compute));
+}
+
+int64_t weight_panels_size(const KernelTable& table, Compute compute, const TrainedConv& conv, bool is_input_gradient) {
+  return is_input_gradient ? Panels::size(table, compute, conv.in_channels(), conv.n / conv.groups, conv.groups)
+                           : Panels::size(table, compute, conv.n, conv.k, conv.groups);
+}
+
+Conv pack_weight(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv,
+                 bool is_input_gradient, Workspace& workspace) {
+  if (is_input_gradient) {
+    const Panels panels(table, compute, conv.in_channels(), conv.n / conv.groups, conv.groups, workspace);
+    pack_rows(table, parallel, panels, {conv.weight, conv.k}, true);
+    return panels.conv();
+  }
+  const Panels panels(table, compute, conv.n, conv.k, conv.groups, workspace);
+  pack_transposed(table, parallel, panels, conv.weight);
+  return panels.conv(conv.bias);
 }
 
 void trained_conv(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv, Input x,
                   int64_t rows, Input residual, Output y) {
   Workspace& workspace = Workspace::of<Scope::block>();
-  workspace.reserve(Panels::size(table, compute, conv.n, conv.k, conv.groups), 1);
-  const Panels panels(table, compute, conv.n, conv.k, conv.groups, workspace);
-  pack_transposed(table, parallel, panels, conv.weight);
-  shared_conv(table, parallel, panels.conv(conv.bias), x, rows, Activation::none, residual, y);
+  workspace.reserve(weight_panels_size(table, compute, conv, false), 1);
+  const Conv packed = pack_weight(table, parallel, compute, conv, false, workspace);
+  shared_conv(table, parallel, packed, x, rows, Activation::none, residual, y);
 }
 
 void conv_input_gradient(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv,
                          Input grad, int64_t rows, Input residual, Output dx) {
-  const int64_t steps = conv.n / conv.groups;
   Workspace& workspace = Workspace::of<Scope::block>();
-  workspace.reserve(Panels::size(table, compute, conv.in_channels(), steps, conv.groups), 1);
-  const Panels panels(table, compute, conv.in_channels(), steps, conv.groups, workspace);
-  pack_rows(table, parallel, panels, {conv.weight, conv.k}, true);
-  shared_conv(table, parallel, panels.conv(), grad, rows, Activation::none, residual, dx);
+  workspace.reserve(weight_panels_size(table, compute, conv, true), 1);
+  const Conv packed = pack_weight(table, parallel, compute, conv, true, workspace);
+  shared_conv(table, parallel, packed, grad, rows, Activation::none, residual, dx);
 }
 
 void conv_backward(const KernelTable& table, const Parallel& parallel, Compute compute, const ConvBackward* convs,
@@ -166,7 +174,7 @@ void conv_backward(const KernelTable& table, const Parallel& parallel, Compute c
     conv_input_gradient(table, parallel, compute, convs[i].conv, convs[i].grad, rows,
                         {is_first ? nullptr : dx.data, dx.stride}, dx);
   }
-  const int64_t chunks = std::max<int64_t>(divide_up(rows, kTokenChunk), 1);
+  const int64_t chunks = std::max<int64_t>(divide_up(rows, token_chunk(compute)), 1);
   const int64_t chunk = std::max<int64_t>(round_up(divide_up(rows, chunks), 16), 16);
   for (int64_t i = 0; i < count && rows == 0; i++) {
     const ConvBackward& backward = convs[i];
@@ -204,27 +212,23 @@ Dropout dropout_of(uint64_t seed, DropoutSite site, double p) {
   return {seed, static_cast<uint32_t>(site), threshold, p < 1.0 ? static_cast<float>(1.0 / (1.0 - p)) : 0.0f};
 }
 
-void shared_dropout(const KernelTable& table, const Parallel& parallel, const Dropout& dropout, Input x, Input residual,
-                    int64_t rows, int64_t n, Output y) {
-  parallel_for(parallel, divide_up(rows, kRowTile), [&](int64_t task) {
-    const int64_t row = task * kRowTile;
-    table.training.dropout({.x = x.row(row),
-                            .ldx = x.stride,
-                            .residual = residual.data ? residual.row(row) : nullptr,
-                            .ldr = residual.stride,
-                            .y = y.row(row),
-                            .ldy = y.stride,
-                            .rows = std::min(kRowTile, rows - row),
-                            .n = n,
-                            .first_row = row,
-                            .dropout = dropout});
-  });
-}
-
 void dropout_factors(const KernelTable& table, const Parallel& parallel, const Dropout& dropout, int64_t rows,
                      int64_t columns, float* factors) {
   std::fill(factors, factors + rows * columns, 1.0f);
-  shared_dropout(table, parallel, dropout, {factors, columns}, {nullptr, 0}, rows, columns, {factors, columns});
+  parallel_for(parallel, divide_up(rows, kRowTile), [&](int64_t task) {
+    const int64_t row = task * kRowTile;
+    float* at = factors + row * columns;
+    table.training.dropout({.x = at,
+                            .ldx = columns,
+                            .residual = nullptr,
+                            .ldr = 0,
+                            .y = at,
+                            .ldy = columns,
+                            .rows = std::min(kRowTile, rows - row),
+                            .n = columns,
+                            .first_row = row,
+                            .dropout = dropout});
+  });
 }
 
 }  // namespace sbk

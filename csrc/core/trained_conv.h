@@ -8,6 +8,22 @@ namespace sbk {
 // What a convolution that was asked for `wanted` multiplies in on this tier.
 Compute training_compute(const KernelTable& table, Compute wanted);
 
+// The operand B of a grouped product, packed as a weight is (core/packed.h): n columns in all, k steps.
+struct Panels {
+  PackedHeader* header;
+
+  // Room for it in `workspace`: size(...) floats.
+  Panels(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups, Workspace& workspace);
+  static int64_t size(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups);
+
+  Conv conv(const float* bias = nullptr) const { return {header, bias}; }
+};
+
+// The panels that compute y = conv(x), or with `is_input_gradient` dx = grad W.
+int64_t weight_panels_size(const KernelTable& table, Compute compute, const TrainedConv& conv, bool is_input_gradient);
+Conv pack_weight(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv,
+                 bool is_input_gradient, Workspace& workspace);
+
 // y = conv(x) + residual, which may be y; no data: none. Scratch: Scope::block and Scope::op.
 void trained_conv(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv, Input x,
                   int64_t rows, Input residual, Output y);
@@ -15,9 +31,5 @@ void trained_conv(const KernelTable& table, const Parallel& parallel, Compute co
 // dx = the gradient of conv's input, from grad of its output, + residual, likewise.
 void conv_input_gradient(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv,
                          Input grad, int64_t rows, Input residual, Output dx);
-
-// y = dropout(x) + residual. y may be x or the residual.
-void shared_dropout(const KernelTable& table, const Parallel& parallel, const Dropout& dropout, Input x, Input residual,
-                    int64_t rows, int64_t n, Output y);
 
 }  // namespace sbk

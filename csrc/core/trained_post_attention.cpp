@@ -3,61 +3,98 @@
 namespace sbk {
 namespace {
 
-// Rows whose sums of gamma's and beta's gradients are one partial sum: a number that does not depend on threads.
-constexpr int64_t kNormTile = 64;
+// Rows of a task, which are also those of a partial sum of gamma's and beta's gradients: a number that depends on the
+// rows alone, so that results do not depend on threads. At least 16 tasks where there are rows for them.
+int64_t tile_of(int64_t rows) { return std::clamp<int64_t>(round_up(divide_up(rows, 16), 8), 8, 64); }
 
-// dx = the gradient of layer_norm's input, `x`; dx may be grad.
-void norm_backward(const KernelTable& table, const Parallel& parallel, const Norm& norm, Input x, Input grad,
-                   int64_t rows, int64_t n, Output dx, const NormGradients& out) {
-  const int64_t tiles = divide_up(rows, kNormTile);
-  Workspace& workspace = Workspace::of<Scope::block>();
-  workspace.reserve(tiles * 2 * n, 1);
-  float* partial = workspace.take(tiles * 2 * n);
-  std::fill(partial, partial + tiles * 2 * n, 0.0f);
-  parallel_for(parallel, tiles, [&](int64_t tile) {
-    const int64_t row = tile * kNormTile;
-    table.training.layer_norm_backward({.x = x.row(row),
-                                        .ldx = x.stride,
-                                        .gamma = norm.gamma,
-                                        .grad = grad.row(row),
-                                        .ldg = grad.stride,
-                                        .dx = dx.row(row),
-                                        .lddx = dx.stride,
-                                        .dgamma = partial + tile * 2 * n,
-                                        .dbeta = partial + (tile * 2 + 1) * n,
-                                        .rows = std::min(kNormTile, rows - row),
-                                        .n = n,
-                                        .eps = norm.eps});
-  });
-  std::fill(out.gamma, out.gamma + n, 0.0f), std::fill(out.beta, out.beta + n, 0.0f);
-  for (int64_t tile = 0; tile < tiles; tile++) {
-    for (int64_t c = 0; c < n; c++) out.gamma[c] += partial[tile * 2 * n + c];
-    for (int64_t c = 0; c < n; c++) out.beta[c] += partial[(tile * 2 + 1) * n + c];
+// A packed conv, or the gradient of its input, over the rows of a tile.
+struct TileConv {
+  const KernelTable& table;
+  const Conv& conv;
+  Encoder encoder;
+
+  TileConv(const KernelTable& t, const Conv& c, int64_t tile, Workspace& workspace)
+      : table(t), conv(c), encoder(t, *c.weight, tile, workspace) {}
+  static int64_t size(const Conv& c, int64_t tile) { return encoded_size(*c.weight, tile); }
+  static constexpr int pieces = 2;
+
+  Operand encode(Input x, int64_t rows) const {
+    encoder.encode(x, 0, rows);
+    return encoder.operand(x);
   }
+  void run(Input x, int64_t rows, Input residual, Output y) const {
+    conv_blocks(table, conv, 0, blocks(conv), encode(x, rows), rows, Activation::none, residual, y);
+  }
+};
+
+struct Tiles {
+  const KernelTable& table;
+  int64_t rows, tile;
+
+  int64_t count() const { return divide_up(rows, tile); }
+  int64_t rows_of(int64_t task) const { return std::min(tile, rows - task * tile); }
+};
+
+Input in(Output m) { return {m.data, m.stride}; }
+Input from(Input m, int64_t row) { return {m.data ? m.row(row) : nullptr, m.stride}; }
+Output from(Output m, int64_t row) { return {m.data ? m.row(row) : nullptr, m.stride}; }
+
+// y = dropout(x) + residual over the rows of a tile, `first` being its first; no data: no residual. y may be x.
+void drop(const KernelTable& table, const Dropout& dropout, Input x, Input residual, int64_t first, int64_t rows,
+          int64_t n, Output y) {
+  if (dropout.threshold == 0 && !residual.data) {
+    for (int64_t r = 0; r < rows; r++) std::copy(x.row(r), x.row(r) + n, y.row(r));
+    return;
+  }
+  table.training.dropout({.x = x.data,
+                          .ldx = x.stride,
+                          .residual = residual.data,
+                          .ldr = residual.stride,
+                          .y = y.data,
+                          .ldy = y.stride,
+                          .rows = rows,
+                          .n = n,
+                          .first_row = first,
+                          .dropout = dropout});
 }
 
-// hidden = activation(z), and unless grad has no data grad *= activation'(z).
-void activation(const KernelTable& table, const Parallel& parallel, Activation kind, Input z, int64_t rows, int64_t n,
-                Output grad, Output hidden) {
-  constexpr int64_t tile = 16;
-  parallel_for(parallel, divide_up(rows, tile), [&](int64_t task) {
-    const int64_t row = task * tile;
-    table.training.activation_backward({.z = z.row(row),
-                                        .ldz = z.stride,
-                                        .grad = grad.data ? grad.row(row) : nullptr,
-                                        .ldg = grad.stride,
-                                        .y = hidden.row(row),
-                                        .ldy = hidden.stride,
-                                        .rows = std::min(tile, rows - row),
-                                        .n = n,
-                                        .activation = kind});
-  });
+// y = activation(z), and unless grad has no data grad *= activation'(z).
+void activate(const KernelTable& table, Activation activation, Input z, int64_t rows, int64_t n, Output grad,
+              Output y) {
+  table.training.activation_backward({.z = z.data,
+                                      .ldz = z.stride,
+                                      .grad = grad.data,
+                                      .ldg = grad.stride,
+                                      .y = y.data,
+                                      .ldy = y.stride,
+                                      .rows = rows,
+                                      .n = n,
+                                      .activation = activation});
 }
 
-// y = dropout(y) + residual.
-void add_dropped(const KernelTable& table, const Parallel& parallel, const Dropout& dropout, Input residual,
-                 int64_t rows, int64_t n, Output y) {
-  if (dropout.threshold != 0) shared_dropout(table, parallel, dropout, {y.data, y.stride}, residual, rows, n, y);
+// dx = the gradient of a LayerNorm's input over the rows of a tile, and its parts of those of gamma and beta.
+void norm_backward(const KernelTable& table, const Norm& norm, Input x, Input grad, int64_t rows, int64_t n, Output dx,
+                   float* partial) {
+  std::fill(partial, partial + 2 * n, 0.0f);
+  table.training.layer_norm_backward({.x = x.data,
+                                      .ldx = x.stride,
+                                      .gamma = norm.gamma,
+                                      .grad = grad.data,
+                                      .ldg = grad.stride,
+                                      .dx = dx.data,
+                                      .lddx = dx.stride,
+                                      .dgamma = partial,
+                                      .dbeta = partial + n,
+                                      .rows = rows,
+                                      .n = n,
+                                      .eps = norm.eps});
+}
+
+void sum_partial(const float* partial, int64_t tiles, int64_t n, const NormGradients& out) {
+  std::fill(out.gamma, out.gamma + n, 0.0f), std::fill(out.beta, out.beta + n, 0.0f);
+  for (int64_t t = 0; t < tiles; t++, partial += 2 * n) {
+    for (int64_t c = 0; c < n; c++) out.gamma[c] += partial[c], out.beta[c] += partial[n + c];
+  }
 }
 
 }  // namespace
@@ -68,23 +105,47 @@ void post_attention_forward(const KernelTable& table, const Parallel& parallel, 
   if (rows == 0) return;
   compute = training_compute(table, compute);
   const int64_t n = block.post.n, wide = block.intermediate.n;
-  const Output post_sum{state.post_sum, n}, h{state.h, n}, z{state.z, wide}, output_sum{state.output_sum, n};
-  const Input none{nullptr, 0}, h_in{state.h, n};
-  Workspace& workspace = Workspace::of<Scope::layer>();
-  workspace.reserve(rows * wide, 1);
-  const Output hidden{workspace.take(rows * wide), wide};
-
-  // Without dropout the residual is added by the convolution.
+  Workspace& packed = Workspace::of<Scope::block>();
+  packed.reserve(weight_panels_size(table, compute, block.post, false) +
+                     weight_panels_size(table, compute, block.intermediate, false) +
+                     weight_panels_size(table, compute, block.output, false),
+                 3);
+  const Conv post = pack_weight(table, parallel, compute, block.post, false, packed);
+  const Conv up = pack_weight(table, parallel, compute, block.intermediate, false, packed);
+  const Conv down = pack_weight(table, parallel, compute, block.output, false, packed);
   const bool drops_post = block.post_dropout.threshold != 0, drops_output = block.output_dropout.threshold != 0;
-  trained_conv(table, parallel, compute, block.post, context, rows, drops_post ? none : residual, post_sum);
-  add_dropped(table, parallel, block.post_dropout, residual, rows, n, post_sum);
-  shared_layer_norm(table, parallel, block.post_norm, {state.post_sum, n}, rows, n, h);
-  trained_conv(table, parallel, compute, block.intermediate, h_in, rows, none, z);
-  activation(table, parallel, block.activation, {state.z, wide}, rows, wide, {nullptr, 0}, hidden);
-  trained_conv(table, parallel, compute, block.output, {hidden.data, wide}, rows, drops_output ? none : h_in,
-               output_sum);
-  add_dropped(table, parallel, block.output_dropout, h_in, rows, n, output_sum);
-  shared_layer_norm(table, parallel, block.output_norm, {state.output_sum, n}, rows, n, y);
+
+  const Tiles tiles{table, rows, tile_of(rows)};
+  parallel_for(parallel, tiles.count(), [&](int64_t task) {
+    const int64_t row = task * tiles.tile, count = tiles.rows_of(task);
+    Workspace& workspace = Workspace::of<Scope::task>();
+    workspace.reserve(tiles.tile * wide + TileConv::size(post, tiles.tile) + TileConv::size(up, tiles.tile) +
+                          TileConv::size(down, tiles.tile),
+                      1 + 3 * TileConv::pieces);
+    const Output hidden{workspace.take(tiles.tile * wide), wide};
+    const TileConv post_tile(table, post, tiles.tile, workspace), up_tile(table, up, tiles.tile, workspace),
+        down_tile(table, down, tiles.tile, workspace);
+    const Output post_sum{state.post_sum + row * n, n}, h{state.h + row * n, n}, z{state.z + row * wide, wide};
+    const Output output_sum{state.output_sum + row * n, n};
+    const Input none{nullptr, 0}, tile_residual = from(residual, row);
+
+    // Without dropout the residual is added by the convolution.
+    post_tile.run(from(context, row), count, drops_post ? none : tile_residual, post_sum);
+    if (drops_post) drop(table, block.post_dropout, in(post_sum), tile_residual, row, count, n, post_sum);
+    layer_norm(table, block.post_norm, in(post_sum), count, n, h);
+    // Block by block, so that the activation finds in cache what was multiplied.
+    const Operand operand = up_tile.encode(in(h), count);
+    for (int64_t b = 0; b < blocks(up); b++) {
+      const int64_t column = b * up.weight->block;
+      const Output z_block{z.data + column, wide};
+      conv_blocks(table, up, b, b + 1, operand, count, Activation::none, none, z_block);
+      activate(table, block.activation, in(z_block), count, up.weight->block, {nullptr, 0},
+               {hidden.data + column, wide});
+    }
+    down_tile.run(in(hidden), count, drops_output ? none : in(h), output_sum);
+    if (drops_output) drop(table, block.output_dropout, in(output_sum), in(h), row, count, n, output_sum);
+    layer_norm(table, block.output_norm, in(output_sum), count, n, from(y, row));
+  });
 }
 
 void post_attention_backward(const KernelTable& table, const Parallel& parallel, Compute compute,
@@ -92,33 +153,63 @@ void post_attention_backward(const KernelTable& table, const Parallel& parallel,
                              const PostAttentionState& state, Input grad, const PostAttentionGradients& gradients) {
   compute = training_compute(table, compute);
   const int64_t n = block.post.n, wide = block.intermediate.n;
-  Workspace& workspace = Workspace::of<Scope::layer>();
-  workspace.reserve(2 * rows * (n + wide), 4);
-  const Output sum{workspace.take(rows * n), n}, dropped{workspace.take(rows * n), n};
-  const Output dz{workspace.take(rows * wide), wide}, hidden{workspace.take(rows * wide), wide};
-  const Input none{nullptr, 0}, sum_in{sum.data, n}, dz_in{dz.data, wide};
-  const auto behind_dropout = [&](const Dropout& dropout, Input x) {
-    if (dropout.threshold == 0) return x;
-    shared_dropout(table, parallel, dropout, x, none, rows, n, dropped);
-    return Input{dropped.data, n};
+  const Tiles tiles{table, rows, tile_of(rows)};
+  Workspace& layer = Workspace::of<Scope::layer>();
+  layer.reserve(2 * rows * (n + wide) + 4 * tiles.count() * n, 6);
+  // Gradients of the results of the three convs, and what the last of them read.
+  const Output post_grad{layer.take(rows * n), n}, output_grad{layer.take(rows * n), n};
+  const Output dz{layer.take(rows * wide), wide}, hidden{layer.take(rows * wide), wide};
+  float *post_partial = layer.take(2 * tiles.count() * n), *output_partial = layer.take(2 * tiles.count() * n);
+  Workspace& packed = Workspace::of<Scope::block>();
+  packed.reserve(weight_panels_size(table, compute, block.post, true) +
+                     weight_panels_size(table, compute, block.intermediate, true) +
+                     weight_panels_size(table, compute, block.output, true),
+                 3);
+  const Conv post = pack_weight(table, parallel, compute, block.post, true, packed);
+  const Conv up = pack_weight(table, parallel, compute, block.intermediate, true, packed);
+  const Conv down = pack_weight(table, parallel, compute, block.output, true, packed);
+
+  parallel_for(parallel, tiles.count(), [&](int64_t task) {
+    const int64_t row = task * tiles.tile, count = tiles.rows_of(task);
+    Workspace& workspace = Workspace::of<Scope::task>();
+    workspace.reserve(tiles.tile * n + TileConv::size(post, tiles.tile) + TileConv::size(up, tiles.tile) +
+                          TileConv::size(down, tiles.tile),
+                      1 + 3 * TileConv::pieces);
+    const Output sum{workspace.take(tiles.tile * n), n};
+    const TileConv post_tile(table, post, tiles.tile, workspace), up_tile(table, up, tiles.tile, workspace),
+        down_tile(table, down, tiles.tile, workspace);
+    const Input none{nullptr, 0};
+    const Output tile_output = from(output_grad, row), tile_post = from(post_grad, row);
+    const Output tile_residual = from(gradients.residual, row);
+
+    norm_backward(table, block.output_norm, {state.output_sum + row * n, n}, from(grad, row), count, n, sum,
+                  output_partial + task * 2 * n);
+    drop(table, block.output_dropout, in(sum), none, row, count, n, tile_output);
+    const Operand operand = down_tile.encode(in(tile_output), count);
+    for (int64_t b = 0; b < blocks(down); b++) {
+      const int64_t column = b * down.weight->block;
+      const Output dz_block{dz.row(row) + column, wide};
+      conv_blocks(table, down, b, b + 1, operand, count, Activation::none, none, dz_block);
+      activate(table, block.activation, {state.z + row * wide + column, wide}, count, down.weight->block, dz_block,
+               {hidden.row(row) + column, wide});
+    }
+    // The gradient of h: what came by the residual, and through the hidden channels.
+    up_tile.run(in(from(dz, row)), count, in(sum), sum);
+    norm_backward(table, block.post_norm, {state.post_sum + row * n, n}, in(sum), count, n, tile_residual,
+                  post_partial + task * 2 * n);
+    drop(table, block.post_dropout, in(tile_residual), none, row, count, n, tile_post);
+    if (gradients.context.data) post_tile.run(in(tile_post), count, none, from(gradients.context, row));
+  });
+  sum_partial(output_partial, tiles.count(), n, gradients.output_norm);
+  sum_partial(post_partial, tiles.count(), n, gradients.post_norm);
+
+  const auto weight_gradient = [&](const TrainedConv& conv, Output conv_grad, const ConvGradients& out, Input x) {
+    const ConvBackward backward{conv, in(conv_grad), out};
+    conv_backward(table, parallel, compute, &backward, 1, x, rows, {nullptr, 0});
   };
-
-  norm_backward(table, parallel, block.output_norm, {state.output_sum, n}, grad, rows, n, sum, gradients.output_norm);
-  const Input output_grad = behind_dropout(block.output_dropout, sum_in);
-  conv_input_gradient(table, parallel, compute, block.output, output_grad, rows, none, dz);
-  activation(table, parallel, block.activation, {state.z, wide}, rows, wide, dz, hidden);
-  const ConvBackward output{block.output, output_grad, gradients.output};
-  conv_backward(table, parallel, compute, &output, 1, {hidden.data, wide}, rows, {nullptr, 0});
-  // The gradient of h: what came by the residual, and through the hidden channels.
-  conv_input_gradient(table, parallel, compute, block.intermediate, dz_in, rows, sum_in, sum);
-  const ConvBackward intermediate{block.intermediate, dz_in, gradients.intermediate};
-  conv_backward(table, parallel, compute, &intermediate, 1, {state.h, n}, rows, {nullptr, 0});
-
-  const Output residual = gradients.residual;
-  norm_backward(table, parallel, block.post_norm, {state.post_sum, n}, sum_in, rows, n, residual, gradients.post_norm);
-  const ConvBackward post{block.post, behind_dropout(block.post_dropout, {residual.data, residual.stride}),
-                          gradients.post};
-  conv_backward(table, parallel, compute, &post, 1, context, rows, gradients.context);
+  weight_gradient(block.output, output_grad, gradients.output, in(hidden));
+  weight_gradient(block.intermediate, dz, gradients.intermediate, {state.h, n});
+  weight_gradient(block.post, post_grad, gradients.post, context);
 }
 
 }  // namespace sbk

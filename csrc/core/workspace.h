@@ -8,6 +8,8 @@
 #include <memory>
 #include <new>
 
+#include "core/huge_pages.h"
+
 namespace sbk {
 
 inline constexpr std::size_t kCacheLine = 64;
@@ -59,6 +61,7 @@ class Workspace {
       capacity_ = 0;
       buffer_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kCacheLine})));
       base_ = reinterpret_cast<uintptr_t>(buffer_.get());
+      advise_huge_pages(buffer_.get(), static_cast<int64_t>(bytes));
     }
     capacity_ = bytes;
   }

@@ -39,9 +39,17 @@ constexpr KernelTable make_table(const char* isa) {
   } else if constexpr (multiplies_less_than_fp32<B>) {
     t.low_attention = {attention<B>, stack_rows<B>, Compute::bfloat16};
   }
-  t.training = {dropout<V>,          gemm_rows<V>,           softmax<V>,
-                softmax_backward<V>, activation_backward<V>, layer_norm_backward<V>,
+  t.training = {dropout<V>,
+                gemm_rows<F32<V>>,
+                nullptr,
+                softmax<V>,
+                softmax_backward<V>,
+                activation_backward<V>,
+                layer_norm_backward<V>,
                 sum_rows<V>};
+  if constexpr (multiplies_less_than_fp32<B> && sizeof(typename B::unit) == sizeof(float)) {
+    t.training.gemm_bfloat16 = gemm_rows<B>;
+  }
   return t;
 }
 

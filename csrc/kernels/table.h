@@ -154,7 +154,8 @@ struct DropoutArgs {
 };
 
 // c[r][j] = sum_k a[r][k] b[k][j], or += with `accumulate`. Columns up to the next whole vector of b are read, of c
-// written.
+// written. In bf16 a and b are units of 32 bits, pairs along K as EncodeArgs and StackRowsArgs make them, and k and the
+// strides count these.
 struct GemmArgs {
   const float* a;  // [rows][k]
   int64_t lda;
@@ -227,7 +228,8 @@ struct SumRowsArgs {
 
 struct TrainingKernels {
   void (*dropout)(const DropoutArgs&);
-  void (*gemm)(const GemmArgs&);  // fp32
+  void (*gemm)(const GemmArgs&);           // fp32
+  void (*gemm_bfloat16)(const GemmArgs&);  // null where the tier does not multiply pairs of bf16
   void (*softmax)(const SoftmaxArgs&);
   void (*softmax_backward)(const SoftmaxBackwardArgs&);
   void (*activation_backward)(const ActivationBackwardArgs&);

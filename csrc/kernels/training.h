@@ -9,11 +9,11 @@
 namespace sbk {
 namespace {
 
-template <class V>
+template <class E>
 void gemm_rows(const GemmArgs& p) {
-  const auto* a = reinterpret_cast<const int32_t*>(p.a);
-  const auto* b = reinterpret_cast<const int32_t*>(p.b);
-  gemm<F32<V>>({a, p.lda, b, p.ldb, p.c, p.ldc, p.k, p.accumulate}, p.rows, (p.columns + V::lanes - 1) / V::lanes);
+  const auto* a = reinterpret_cast<const typename E::unit*>(p.a);
+  const auto* b = reinterpret_cast<const typename E::unit*>(p.b);
+  gemm<E>({a, p.lda, b, p.ldb, p.c, p.ldc, p.k, p.accumulate}, p.rows, (p.columns + E::lanes - 1) / E::lanes);
 }
 
 template <class V>

@@ -7,10 +7,6 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <limits>
 #include <optional>
@@ -19,6 +15,7 @@
 #include <vector>
 
 #include "core/cpu.h"
+#include "core/huge_pages.h"
 #include "core/ops.h"
 
 namespace sbk_torch {
@@ -129,24 +126,13 @@ struct WeightValues {
   }
 };
 
-// Asks for huge pages: streaming the weights of a small batch is bound by TLB misses otherwise (20 against 31 GB/s
-// measured).
-inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
-#if defined(__linux__)
-  constexpr uintptr_t huge = uintptr_t{2} << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + huge - 1) / huge * huge;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / huge * huge;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-}
-
 inline Tensor pack_weights(const std::vector<UserWeight>& weights, int64_t num_heads,
                            sbk::Compute compute = sbk::Compute::float32) {
   int64_t bytes = 0;
   for (const UserWeight& w : weights) bytes += sbk::packed_bytes(table(), w.view, num_heads, compute);
   Tensor packed = torch::stable::new_empty(weights.front().tensor, {bytes}, ScalarType::Byte);
   char* out = static_cast<char*>(packed.mutable_data_ptr());
-  advise_huge_pages(out, bytes);
+  sbk::advise_huge_pages(out, bytes);
   for (const UserWeight& w : weights) {
     sbk::pack(table(), WeightValues(w).view, num_heads, out, torch_parallel(), compute);
     out += sbk::packed_bytes(table(), w.view, num_heads, compute);

@@ -65,7 +65,9 @@ struct Result {
   Result(const Tensor& like, const std::vector<int64_t>& sizes, bool is_wanted = true)
       : floats(torch::stable::new_empty(like, is_wanted ? sizes : std::vector<int64_t>{0}, ScalarType::Float)),
         type(like.scalar_type()),
-        is_wanted_(is_wanted) {}
+        is_wanted_(is_wanted) {
+    sbk::advise_huge_pages(mutable_floats(floats), floats.numel() * static_cast<int64_t>(sizeof(float)));
+  }
   float* data() { return is_wanted_ ? mutable_floats(floats) : nullptr; }
   Tensor finish() {
     if (type == ScalarType::Float) return floats;

@@ -33,10 +33,10 @@ def _status(field: str) -> float | None:
 
 def _resident() -> float:
     resident = _status("VmRSS")
-    return _peak() if resident is None else resident
+    return peak() if resident is None else resident
 
 
-def _peak() -> float:
+def peak() -> float:
     # Not ru_maxrss on Linux: a child begins with its parent's.
     highest = _status("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 if highest is None else highest
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
         call()
         call()
         after = _resident()
-    print(json.dumps({"imports_mib": imported, "resident_mib": after, "peak_mib": _peak()}))
+    print(json.dumps({"imports_mib": imported, "resident_mib": after, "peak_mib": peak()}))
 
 
 if __name__ == "__main__":
