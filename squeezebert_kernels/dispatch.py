@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from . import _native
 from .circumstances import under_transform, wants_gradients
 from .devices import why_no_kernel
 
-__all__ = ["in_own_words", "run"]
+__all__ = ["in_own_words", "run", "run_trained"]
 
 _KERNEL_REFUSAL = re.compile(r"(?:register\.cpp|arguments\.h|training\.cpp):\d+, (.*)")
 
@@ -72,6 +72,16 @@ def run(op, reference_op, tensors: Sequence[Tensor | None], weights: Sequence[in
             _native.isa()
             check()
         raise in_own_words(error) from None  # what only the kernel can see, such as the content of `packed`
+
+
+def run_trained(x: Tensor, call: Callable[[], Tensor]) -> Tensor:
+    """``call()``, a training op on tensors like ``x``, with what a kernel refuses as a ValueError."""
+    if x.is_cpu and not torch.compiler.is_compiling():
+        _native.isa()
+    try:
+        return call()
+    except RuntimeError as error:
+        raise in_own_words(error) from None
 
 
 def in_own_words(error: Exception) -> Exception:

@@ -175,8 +175,11 @@ def _plain_post_attention(
     return reference.post_attention_block(**arguments, dropout_factors=factors)
 
 
-def _register(library: Any, name: str, backward: Any, plain: Any) -> None:
-    """``backward(grad, call)`` and ``plain(**arguments)`` -> gradients by name of argument; the others get None."""
+def _register(library: Any, name: str, backward: Any, plain: Any, *, reads_result: bool = False) -> None:
+    """``backward(grad, call)`` and ``plain(**arguments)`` -> gradients by name of argument; the others get None.
+
+    ``reads_result``: whether the kernels of CUDA devices read the result of the forward pass, not only its state.
+    """
     schema = getattr(getattr(torch.ops, library.ns), name).default._schema
     names = [argument.name for argument in schema.arguments]
     has_state = len(schema.returns) > 1
@@ -189,7 +192,7 @@ def _register(library: Any, name: str, backward: Any, plain: Any) -> None:
         if has_state:
             ctx.mark_non_differentiable(*output[1:])
             ctx.set_materialize_grads(False)
-            saved += output
+            saved += output if reads_result and output[0].is_cuda else output[1:]
         ctx.save_for_backward(*saved)
 
     def run(ctx, grad, *_):
@@ -201,7 +204,10 @@ def _register(library: Any, name: str, backward: Any, plain: Any) -> None:
         defaults = [argument.default_value for argument in schema.arguments[len(inputs) :]]
         call = _Call(names, [*inputs, *defaults], [*needs, *[False] * (len(names) - len(needs))])
         if has_state:
-            call.inputs["outputs"] = list(saved)
+            outputs = list(saved)
+            if len(outputs) < len(schema.returns):  # without the result, which its users may change
+                outputs.insert(0, outputs[0])
+            call.inputs["outputs"] = outputs
         # The kernels' gradients have none themselves, and know none of the mask.
         again = torch.is_grad_enabled() or call.needs.get("attention_mask", False)
         with torch.amp.autocast(grad.device.type, enabled=False):
@@ -223,7 +229,7 @@ def register(library: Any) -> None:
     _register(library, "grouped_pointwise_conv", _conv, _plain_conv)
     _register(library, "grouped_pointwise_conv_layer_norm", _conv_layer_norm, _plain_conv_layer_norm)
     _register(library, "attention_block", _attention, _plain_attention)
-    _register(library, "attention_block_train", _attention_train, _plain_attention)
+    _register(library, "attention_block_train", _attention_train, _plain_attention, reads_result=True)
     _register(library, "post_attention_block", _post_attention, _plain_post_attention)
     _register(library, "post_attention_block_train", _post_attention_train, _plain_post_attention)
     _register_none(

@@ -26,7 +26,7 @@ from torch import Tensor
 from . import _native, autocast, devices, gradients, reference, schemas, training, validation
 from .circumstances import under_transform, wants_gradients
 from .devices import KERNEL_DTYPES, why_no_kernel
-from .dispatch import in_own_words, run
+from .dispatch import in_own_words, run, run_trained
 
 __all__ = [
     "attention_block",
@@ -258,8 +258,9 @@ def attention_block(
             plain: Any = reference.attention_block
             context = plain(*tensors, **options, dropout_p=dropout_p)
         else:
-            context = training.attention_block(
-                tensors, num_heads, (q_groups, k_groups, v_groups), dropout_p=dropout_p, dtype=dtype
+            all_groups = (q_groups, k_groups, v_groups)
+            context = run_trained(
+                x, lambda: training.attention_block(tensors, num_heads, all_groups, dropout_p=dropout_p, dtype=dtype)
             )
             context = _as_autocast(context)
     else:
@@ -373,9 +374,9 @@ def post_attention_block(
         if why_no_kernel(context) is not None:
             plain: Any = reference.post_attention_block
             return plain(*tensors, **options, post_dropout_p=post_dropout_p, output_dropout_p=output_dropout_p)
-        name = validation.activation_name(activation)
-        return training.post_attention_block(
-            tensors, tuple(groups.values()), name, (post_eps, output_eps), dropout_p=dropout_p, dtype=dtype
+        sizes = (tuple(groups.values()), validation.activation_name(activation), (post_eps, output_eps))
+        return run_trained(
+            context, lambda: training.post_attention_block(tensors, *sizes, dropout_p=dropout_p, dtype=dtype)
         )
     op = _ops.post_attention_block.default
     return run(op, reference.post_attention_block, tensors, (2, 6, 8), options, check)

@@ -206,6 +206,11 @@ def why_class_altered(cls: Any) -> str | None:
     return None if home.startswith(_CODE_HOMES) else f"{cls.__name__}.forward is one of {home}"
 
 
+def _full_name(cls: type) -> str:
+    """With its home where that says more: peft and torch both have a Conv1d."""
+    return cls.__name__ if cls.__module__.startswith("torch.") else f"{cls.__module__}.{cls.__name__}"
+
+
 def why_not_fused(parts: LayerParts) -> str | None:
     """Why the fused kernels must not stand in for these modules; None if they may.
 
@@ -217,7 +222,7 @@ def why_not_fused(parts: LayerParts) -> str | None:
             return "a global module hook is registered"
     for conv in parts.projections():
         if type(conv) not in _PROJECTIONS:
-            return f"a projection is a {type(conv).__name__}, not a plain convolution or linear layer"
+            return f"a projection is a {_full_name(type(conv))}, not a plain convolution or linear layer"
         if type(conv) is not nn.Linear and why_not_pointwise(conv):
             return f"a projection is not pointwise: {why_not_pointwise(conv)}"
         if type(conv.weight) not in _TENSORS:

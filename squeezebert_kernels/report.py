@@ -86,7 +86,9 @@ def conv_reason(conv: Any) -> str | None:
 def _multiplied_in(module: nn.Module) -> str:
     parameter = next(module.parameters(), None)
     if parameter is None or not parameter.is_cuda:
-        return compute_dtype(module)
+        asked_for = compute_dtype(module)
+        trained_low = module.training and parameter is not None and parameter.dtype == torch.bfloat16
+        return "bfloat16" if trained_low and asked_for == "float32" else asked_for
     return str(parameter.dtype).removeprefix("torch.")
 
 

@@ -128,6 +128,12 @@ def _unpack(packed, n, k, groups, num_heads, dtype, section):
     return values, packed.new_empty((n[section] if int8 else 0,), dtype=torch.float32)
 
 
+def _state(x, *shape):
+    """What is kept of values that a CPU computes in float32: float16 could not hold them all."""
+    wide = x.dtype == torch.float16 and not x.is_cuda
+    return x.new_empty(shape, dtype=torch.float32 if wide else x.dtype)
+
+
 def _like(t):
     return t.new_empty(t.shape)
 
@@ -148,9 +154,9 @@ def _attention_block_train(
     x, q_w, q_b, k_w, k_b, v_w, v_b, mask, seed, num_heads, q_groups, k_groups, v_groups, dropout_p, dtype
 ):  # fmt: skip
     validation.check_attention(x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups, None)
-    projections = [x.new_empty((*x.shape[:-1], w.shape[0])) for w in (v_w, q_w, k_w, v_w)]
+    projections = [_state(x, *x.shape[:-1], w.shape[0]) for w in (q_w, k_w, v_w)]
     lse = (x.shape[0], num_heads, x.shape[1]) if x.is_cuda else (0,)  # which the kernels of a CPU have no use for
-    return (*projections, x.new_empty(lse, dtype=torch.float32))
+    return x.new_empty((*x.shape[:-1], v_w.shape[0])), *projections, x.new_empty(lse, dtype=torch.float32)
 
 
 def _attention_block_backward(
@@ -170,8 +176,8 @@ def _post_attention_block_train(
         context, residual, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
         post_groups, intermediate_groups, output_groups, activation,
     )  # fmt: skip
-    post_sum, h, output_sum = (_like(y) for _ in range(3))
-    return y, post_sum, h, y.new_empty((*y.shape[:-1], inter_w.shape[0])), output_sum
+    post_sum, h, output_sum = (_state(context, *y.shape) for _ in range(3))
+    return y, post_sum, h, _state(context, *y.shape[:-1], inter_w.shape[0]), output_sum
 
 
 def _post_attention_block_backward(
@@ -183,7 +189,7 @@ def _post_attention_block_backward(
         _wanted(needs[i : i + 2], _like(w), _bias_of(w)) for i, w in ((2, post_w), (6, inter_w), (8, out_w))
     )
     post_norm, output_norm = ((_like(w), _like(w)) for w in (post_nw, out_nw))
-    return *_wanted(needs[:1], _like(context)), _like(h), *post, *post_norm, *intermediate, *output, *output_norm
+    return *_wanted(needs[:1], _like(context)), _like(grad), *post, *post_norm, *intermediate, *output, *output_norm
 
 
 def _dropout_factors(seed, site, rows, columns, p):

@@ -261,7 +261,7 @@ def check_encoder_layer(
 def check_training(dtype: object, **dropout_p: float) -> None:
     """What the blocks take for training besides tensors."""
     for name, p in dropout_p.items():
-        if not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
             raise ValueError(f"{name} must be a probability between 0 and 1, got {p!r}")
     if dtype not in (None, "float32", "bfloat16"):
         raise ValueError(f"dtype must be None, 'float32' or 'bfloat16', got {dtype!r}")

@@ -67,7 +67,7 @@ def test_frozen_and_learnt_convolutions_of_the_drop_in_class_run_on_the_kernels(
     assert sum(ops.values()) == 2 * (6 + 2 * len(targets))
     fallbacks = sbk.report(model).fallbacks
     assert [entry.reason for entry in fallbacks] == 2 * [
-        "a projection is a Conv1d, not a plain convolution or linear layer"
+        "a projection is a peft.tuners.lora.layer.Conv1d, not a plain convolution or linear layer"
     ]
 
 

@@ -1,6 +1,9 @@
 """Training: dropout, gradients of the blocks, autocast, compilation, and whole runs beside transformers."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import hf_models
 import pytest
@@ -251,7 +254,7 @@ def test_dropout_in_float64_is_that_of_torch():
     assert torch.equal(found, reference.attention_block(*tensors, mask, **options, dropout_p=0.5))
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), "0.1", None])
+@pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), "0.1", None, True])
 def test_a_probability_that_is_none(p):
     (*tensors, mask), options = attention_case(CASES["mixed groups"])
     tensors = [t.float() for t in tensors]
@@ -273,6 +276,55 @@ def test_what_does_not_go_with_training():
         ops.attention_block(*tensors, **options, dropout_p=0.1, offsets=torch.tensor([0, 7, 14]))
     with pytest.raises(RuntimeError, match="seed must be an int64 CPU tensor"):
         kernels.dropout_factors(torch.tensor([0.5]), 0, 1, 1, 0.5)
+
+
+def test_results_may_be_changed_in_place():
+    model = make("SqueezeBertModel", **hf_models.NO_DROPOUT)
+    inputs = hf_models.inputs_for("SqueezeBertModel")
+    states = model(**inputs).last_hidden_state
+    states.mul_(2)
+    states[:, 0] = 0
+    states.sum().backward()
+    (*tensors, mask), options = attention_case(CASES["mixed groups"])
+    leaves = [t.float().requires_grad_() for t in tensors]
+    ops.attention_block(*leaves, mask.float(), **options).mul_(2).sum().backward()
+    assert all(leaf.grad is not None for leaf in leaves)
+
+
+def test_what_float16_cannot_hold_is_kept_in_float32():
+    tensors, options = post_case(CASES["mixed groups"])
+    halves = [t.half() for t in tensors]
+    halves[3].fill_(5e4)
+    halves[1].fill_(4e4)
+    halves[1][..., ::2] = 0
+    leaves = [t.requires_grad_() for t in halves]
+    y = ops.post_attention_block(*leaves, **options)
+    y.sum().backward()
+    assert y.isfinite().all()
+    assert all(leaf.grad.isfinite().all() for leaf in leaves)
+
+
+def test_relu_at_zero_where_denormals_are_flushed():
+    tensors, options = post_case(CASES["mixed groups"], "relu")
+    leaves = [t.float() for t in tensors]
+    leaves[6].zero_()
+    leaves[7].zero_().requires_grad_()
+    torch.set_flush_denormal(True)
+    try:
+        ops.post_attention_block(*leaves, **options).sum().backward()
+    finally:
+        torch.set_flush_denormal(False)
+    assert not leaves[7].grad.any()
+
+
+def test_an_impossible_isa_is_named():
+    code = (
+        "import torch; from squeezebert_kernels import ops; w = torch.eye(4); x = torch.ones(1, 2, 4)\n"
+        "ops.attention_block(x, w, None, w, None, w, None, num_heads=1, dropout_p=0.5)"
+    )
+    environment = {**os.environ, "SBK_ISA": "foo"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "ValueError: SBK_ISA='foo'" in run.stderr
 
 
 def test_opcheck():

@@ -17,7 +17,7 @@ constexpr int64_t kGradientRows = 64;
 // A task's share of tokens where a row is the work of a few microseconds.
 constexpr int64_t kRowTile = 32;
 
-int64_t floats_of(const PackedHeader& h) { return divide_up(h.bytes, sizeof(float)); }
+int64_t section_floats(const PackedHeader& h) { return divide_up(h.bytes, sizeof(float)); }
 
 // A panel that is to be written, `width` units wide, for columns [first, last) of B.
 struct PanelToFill {
@@ -126,12 +126,12 @@ Compute training_compute(const KernelTable& table, Compute wanted) {
 
 Panels::Panels(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups, Workspace& workspace) {
   const PackedHeader h = section_header(table.layout, {nullptr, WeightType::float32, n, k, groups}, 0, compute);
-  header = reinterpret_cast<PackedHeader*>(workspace.take(floats_of(h)));
+  header = reinterpret_cast<PackedHeader*>(workspace.take(section_floats(h)));
   *header = h;
 }
 
 int64_t Panels::size(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups) {
-  return floats_of(section_header(table.layout, {nullptr, WeightType::float32, n, k, groups}, 0, compute));
+  return section_floats(section_header(table.layout, {nullptr, WeightType::float32, n, k, groups}, 0, compute));
 }
 
 int64_t weight_panels_size(const KernelTable& table, Compute compute, const TrainedConv& conv, bool is_input_gradient) {
@@ -169,18 +169,20 @@ void conv_input_gradient(const KernelTable& table, const Parallel& parallel, Com
 
 void conv_backward(const KernelTable& table, const Parallel& parallel, Compute compute, const ConvBackward* convs,
                    int64_t count, Input x, int64_t rows, Output dx) {
-  bool is_first = true;
-  for (int64_t i = 0; i < count && dx.data; i++, is_first = false) {
+  for (int64_t i = 0; dx.data && i < count; i++) {
     conv_input_gradient(table, parallel, compute, convs[i].conv, convs[i].grad, rows,
-                        {is_first ? nullptr : dx.data, dx.stride}, dx);
+                        {i == 0 ? nullptr : dx.data, dx.stride}, dx);
   }
-  const int64_t chunks = std::max<int64_t>(divide_up(rows, token_chunk(compute)), 1);
-  const int64_t chunk = std::max<int64_t>(round_up(divide_up(rows, chunks), 16), 16);
-  for (int64_t i = 0; i < count && rows == 0; i++) {
-    const ConvBackward& backward = convs[i];
-    if (backward.gradients.weight) std::fill_n(backward.gradients.weight, backward.conv.n * backward.conv.k, 0.0f);
-    if (backward.gradients.bias) std::fill_n(backward.gradients.bias, backward.conv.n, 0.0f);
+  if (rows == 0) {
+    for (int64_t i = 0; i < count; i++) {
+      const ConvBackward& backward = convs[i];
+      if (backward.gradients.weight) std::fill_n(backward.gradients.weight, backward.conv.n * backward.conv.k, 0.0f);
+      if (backward.gradients.bias) std::fill_n(backward.gradients.bias, backward.conv.n, 0.0f);
+    }
+    return;
   }
+  const int64_t chunks = divide_up(rows, token_chunk(compute));
+  const int64_t chunk = round_up(divide_up(rows, chunks), 16);
   Workspace& workspace = Workspace::of<Scope::block>();
   const auto is_wanted = [&](int64_t i) { return convs[i].gradients.weight || convs[i].gradients.bias; };
   // Convs with equal groups read the same panels of x: those of the first of them.

@@ -24,7 +24,7 @@ int64_t weight_panels_size(const KernelTable& table, Compute compute, const Trai
 Conv pack_weight(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv,
                  bool is_input_gradient, Workspace& workspace);
 
-// y = conv(x) + residual, which may be y; no data: none. Scratch: Scope::block and Scope::op.
+// y = conv(x) + residual, which may be y; no data: none. Scratch: Scope::block, op and task.
 void trained_conv(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv, Input x,
                   int64_t rows, Input residual, Output y);
 

@@ -28,7 +28,6 @@ struct TileConv {
 };
 
 struct Tiles {
-  const KernelTable& table;
   int64_t rows, tile;
 
   int64_t count() const { return divide_up(rows, tile); }
@@ -115,7 +114,7 @@ void post_attention_forward(const KernelTable& table, const Parallel& parallel, 
   const Conv down = pack_weight(table, parallel, compute, block.output, false, packed);
   const bool drops_post = block.post_dropout.threshold != 0, drops_output = block.output_dropout.threshold != 0;
 
-  const Tiles tiles{table, rows, tile_of(rows)};
+  const Tiles tiles{rows, tile_of(rows)};
   parallel_for(parallel, tiles.count(), [&](int64_t task) {
     const int64_t row = task * tiles.tile, count = tiles.rows_of(task);
     Workspace& workspace = Workspace::of<Scope::task>();
@@ -153,7 +152,7 @@ void post_attention_backward(const KernelTable& table, const Parallel& parallel,
                              const PostAttentionState& state, Input grad, const PostAttentionGradients& gradients) {
   compute = training_compute(table, compute);
   const int64_t n = block.post.n, wide = block.intermediate.n;
-  const Tiles tiles{table, rows, tile_of(rows)};
+  const Tiles tiles{rows, tile_of(rows)};
   Workspace& layer = Workspace::of<Scope::layer>();
   layer.reserve(2 * rows * (n + wide) + 4 * tiles.count() * n, 6);
   // Gradients of the results of the three convs, and what the last of them read.

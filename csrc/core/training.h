@@ -38,6 +38,8 @@ struct ConvBackward {
   ConvGradients gradients;
 };
 
+// Scratch: all of Scope::block, op and task, whose contents are lost.
+//
 // Gradients of `count` convolutions that read the same x, [rows][in_channels]: of their weights, and in dx, unless its
 // data is null, the sum of what they say of x.
 void conv_backward(const KernelTable& table, const Parallel& parallel, Compute compute, const ConvBackward* convs,

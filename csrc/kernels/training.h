@@ -125,7 +125,7 @@ void activation_backward(const ActivationBackwardArgs& p) {
       });
     case Activation::relu:
       return activation_backward_by<V>(p, [&](f32 z, f32& y, f32& slope) SBK_INLINE_LAMBDA {
-        y = relu<V>(z), slope = V::zero_if_less(one, z, V::set1(1.4e-45f));  // the least number above 0
+        y = relu<V>(z), slope = V::zero_if_less(one, z, V::set1(1.17549435e-38f));  // denormals count as 0
       });
   }
 }

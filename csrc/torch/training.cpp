@@ -62,6 +62,13 @@ struct Result {
   Tensor floats;
   ScalarType type;
 
+  // What is kept for gradients: float32 in place of float16, which cannot hold every value that is computed in float32.
+  static Result state(const Tensor& like, const std::vector<int64_t>& sizes) {
+    Result result(like, sizes);
+    if (result.type == ScalarType::Half) result.type = ScalarType::Float;
+    return result;
+  }
+
   Result(const Tensor& like, const std::vector<int64_t>& sizes, bool is_wanted = true)
       : floats(torch::stable::new_empty(like, is_wanted ? sizes : std::vector<int64_t>{0}, ScalarType::Float)),
         type(like.scalar_type()),
@@ -176,9 +183,9 @@ struct TrainedAttentionArguments {
         k(k_.weight, k_.bias, k_.groups, "k_weight"),
         v(v_.weight, v_.bias, v_.groups, "v_weight"),
         x(x_, "x"),
-        rows(rows_of(x_)),
+        rows(rows_of_sequences(x_)),
         num_heads(heads),
-        mask(widened(mask_), checked_batch(x_), heads, x_.size(1), false),
+        mask(widened(mask_), x_.size(0), heads, x_.size(1), false),
         dropout(dropout_from(seed, sbk::DropoutSite::probabilities, dropout_p)) {
     check_heads(heads, q.n());
     STD_TORCH_CHECK(q.n() == k.n() && q.n() == v.n(),
@@ -193,9 +200,9 @@ struct TrainedAttentionArguments {
   }
 
  private:
-  static int64_t checked_batch(const Tensor& x) {
+  static int64_t rows_of_sequences(const Tensor& x) {
     STD_TORCH_CHECK(x.dim() == 3, "x must be [batch, sequence, channels], got ", shape(x));
-    return x.size(0);
+    return rows_of(x);
   }
   OptionalTensor widened(const OptionalTensor& mask_) {
     if (!mask_ || mask_->scalar_type() == ScalarType::Float) return mask_;
@@ -212,7 +219,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_block_train(
   const TrainedAttentionArguments a(x, {q_weight, q_bias, q_groups}, {k_weight, k_bias, k_groups},
                                     {v_weight, v_bias, v_groups}, mask, seed, num_heads, dropout_p);
   const std::vector<int64_t> sizes = with_channels(x, a.q.n());
-  Result context(x, sizes), q(x, sizes), k(x, sizes), v(x, sizes);
+  Result context(x, sizes), q = Result::state(x, sizes), k = Result::state(x, sizes), v = Result::state(x, sizes);
   Tensor lse = torch::stable::new_empty(x, {0}, ScalarType::Float);  // probabilities are computed again without
   sbk::attention_forward(table(), torch_parallel(), training_compute(dtype), a.attention(), a.x.matrix(),
                          {q.data(), k.data(), v.data()}, {context.data(), a.q.n()});
@@ -295,8 +302,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> post_attention_block_train(
   const int64_t rows = rows_of(context_), n = a.post.n(), wide = a.intermediate.n();
   const Floats context(context_, rows, a.post.in_channels(), "context"), residual(residual_, rows, n, "residual");
   const std::vector<int64_t> sizes = with_channels(context_, n);
-  Result y(context_, sizes), post_sum(context_, sizes), h(context_, sizes), output_sum(context_, sizes);
-  Result z(context_, with_channels(context_, wide));
+  Result y(context_, sizes), post_sum = Result::state(context_, sizes), h = Result::state(context_, sizes);
+  Result output_sum = Result::state(context_, sizes), z = Result::state(context_, with_channels(context_, wide));
   sbk::post_attention_forward(table(), torch_parallel(), training_compute(dtype), a.block(), context.matrix(),
                               residual.matrix(), rows, {post_sum.data(), h.data(), z.data(), output_sum.data()},
                               {y.data(), n});

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,12 +15,10 @@ import numpy as np
 from .. import _native
 from ..console import UserError, usable_cpus
 from ..hub import reachable
-from .encoder import Encoder
+from .encoder import Encoder, Progress
 from .job import Bad, Done, Job, Unit, need, one_line
 from .output import write_unit
 from .rows import Reader
-
-Progress = Callable[[int, int], None]
 
 OBJECT_STORE = 128 << 20  # bytes: units and results are small, texts and embeddings do not pass through Ray
 
@@ -30,7 +28,8 @@ class Worker:
 
     def __init__(self, job: Job, encoder: Encoder | None = None) -> None:
         self.job = job
-        need("pyarrow.parquet", "corpus")  # now, rather than in the time of the first unit
+        need("pyarrow.parquet", "corpus")
+        need("pyarrow", "corpus").array([])  # imports pandas, if it is there: now, rather than in the time of a unit
         self.encoder = encoder or Encoder(job)
         self.reader = Reader(job)
 

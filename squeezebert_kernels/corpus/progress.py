@@ -101,7 +101,7 @@ class Summary:
     def lines(self, job: Job, seconds: float, documents: float | None) -> list[str]:
         """What the run came to, and what ``documents`` rows like these would take."""
         if not self.rows:
-            return []
+            return [] if documents is None else ["nothing was computed in this run, so there is no plan"]
         busy, cpu = sum(self.seconds.values()), max(self.cpu_seconds, 1e-9)
         parts = ", ".join(f"{name} {100 * s / busy:.1f} %" for name, s in self.seconds.items())
         result = [
