@@ -94,6 +94,37 @@ SBK_INLINE void activation_backward_by(const ActivationBackwardArgs& p, F f) {
   }
 }
 
+// Phi(z) + z phi(z), phi(z) = exp(-z^2 / 2) / sqrt(2 pi). In two passes over a row: there are no registers for the
+// constants of both.
+template <class V>
+SBK_INLINE void gelu_backward(const ActivationBackwardArgs& p) {
+  using f32 = typename V::f32;
+  const auto slope = [](f32 z, f32 cdf) SBK_INLINE_LAMBDA {
+    const f32 density = V::mul(vexp<V>(V::mul(V::mul(z, z), V::set1(-0.5f))), V::set1(0.398942280f));
+    return V::fma(z, density, cdf);
+  };
+  for (int64_t r = 0; r < p.rows; r++) {
+    const float* z = p.z + r * p.ldz;
+    float *grad = p.grad + r * p.ldg, *y = p.y + r * p.ldy;
+    for_each_column<V>(
+        p.n, [&](int64_t c) SBK_INLINE_LAMBDA { V::store(y + c, normal_cdf<V, Erf>(V::load(z + c))); },
+        [&](int64_t c, int64_t left)
+            SBK_INLINE_LAMBDA { V::store_partial(y + c, normal_cdf<V, Erf>(V::load_partial(z + c, left)), left); });
+    for_each_column<V>(
+        p.n,
+        [&](int64_t c) SBK_INLINE_LAMBDA {
+          const f32 vz = V::load(z + c), cdf = V::load(y + c);
+          V::store(grad + c, V::mul(V::load(grad + c), slope(vz, cdf)));
+          V::store(y + c, V::mul(vz, cdf));
+        },
+        [&](int64_t c, int64_t left) SBK_INLINE_LAMBDA {
+          const f32 vz = V::load_partial(z + c, left), cdf = V::load_partial(y + c, left);
+          V::store_partial(grad + c, V::mul(V::load_partial(grad + c, left), slope(vz, cdf)), left);
+          V::store_partial(y + c, V::mul(vz, cdf), left);
+        });
+  }
+}
+
 template <class V>
 void activation_backward(const ActivationBackwardArgs& p) {
   using f32 = typename V::f32;
@@ -109,12 +140,8 @@ void activation_backward(const ActivationBackwardArgs& p) {
   switch (p.activation) {
     case Activation::none:
       return activation_backward_by<V>(p, [&](f32 z, f32& y, f32& slope) SBK_INLINE_LAMBDA { y = z, slope = one; });
-    case Activation::gelu:  // Phi(z) + z phi(z), phi(z) = exp(-z^2 / 2) / sqrt(2 pi)
-      return activation_backward_by<V>(p, [&](f32 z, f32& y, f32& slope) SBK_INLINE_LAMBDA {
-        const f32 cdf = normal_cdf<V, Erf>(z);
-        const f32 density = V::mul(vexp<V>(V::mul(V::mul(z, z), V::set1(-0.5f))), V::set1(0.398942280f));
-        y = V::mul(z, cdf), slope = V::fma(z, density, cdf);
-      });
+    case Activation::gelu:
+      return gelu_backward<V>(p);
     case Activation::gelu_tanh:  // y = z s, s = 1 / (1 + exp(-2 u)): y' = s + z s (1 - s) 2 u'
       return activation_backward_by<V>(p, [&](f32 z, f32& y, f32& slope) SBK_INLINE_LAMBDA {
         const f32 z2 = V::mul(z, z), two_root = V::set1(1.59576912f);
