@@ -321,7 +321,7 @@ struct AttentionCase {
 
 TEST(attention_gradients) {
   for (const sbk::Dropout& dropout : {kNone, kDropout}) {
-    for (const int64_t length : {1, 6, 49}) {
+    for (const int64_t length : {1, 6, 70}) {  // more than a block of queries
       for (const int64_t n : {8, 24}) {
         const Context where([&] { return text("length=", length, " n=", n, " drops=", dropout.threshold != 0); });
         AttentionCase a(length, n, {2, 4, 1}, dropout);
