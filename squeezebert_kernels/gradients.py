@@ -140,14 +140,6 @@ def _plain(forward: Callable[..., Tensor], grad: Tensor, call: _Call) -> dict[st
     return {name: g for name, g in zip(wanted, grads) if g is not None}
 
 
-def _plain_conv(packed: Any = None, **arguments: Any) -> Tensor:
-    return reference.grouped_pointwise_conv(**arguments)
-
-
-def _plain_conv_layer_norm(packed: Any = None, **arguments: Any) -> Tensor:
-    return reference.grouped_pointwise_conv_layer_norm(**arguments)
-
-
 def _plain_attention(
     seed: Any = None, dropout_p: float = 0.0, dtype: Any = None, outputs: Any = None, **arguments: Any
 ) -> Tensor:
@@ -226,8 +218,10 @@ def _register_none(library: Any, name: str, message: str) -> None:
 
 def register(library: Any) -> None:
     """Registers the gradients of the ops that ``library`` (a torch.library.Library) defines."""
-    _register(library, "grouped_pointwise_conv", _conv, _plain_conv)
-    _register(library, "grouped_pointwise_conv_layer_norm", _conv_layer_norm, _plain_conv_layer_norm)
+    _register(library, "grouped_pointwise_conv", _conv, reference.grouped_pointwise_conv)
+    _register(
+        library, "grouped_pointwise_conv_layer_norm", _conv_layer_norm, reference.grouped_pointwise_conv_layer_norm
+    )
     _register(library, "attention_block", _attention, _plain_attention)
     _register(library, "attention_block_train", _attention_train, _plain_attention, reads_result=True)
     _register(library, "post_attention_block", _post_attention, _plain_post_attention)

@@ -316,6 +316,24 @@ def test_an_impossible_isa_is_named():
     assert "ValueError: SBK_ISA='foo'" in run.stderr
 
 
+def test_bfloat16_is_what_is_multiplied_where_there_are_instructions_for_it():
+    (*tensors, mask), options = attention_case(CASES["mixed groups"])
+    post, post_options = post_case(CASES["mixed groups"])
+    blocks = [
+        (ops.attention_block, [t.float() for t in (*tensors, mask)], options),
+        (ops.post_attention_block, [t.float() for t in post], post_options),
+    ]
+    for op, values, options in blocks:
+        results = []
+        for dtype in ("float32", "bfloat16"):
+            leaves = [t.clone().requires_grad_(i == 0) for i, t in enumerate(values)]
+            y = op(*leaves, **options, dtype=dtype)
+            y.sum().backward()
+            results.append((y.detach(), leaves[0].grad))
+        for full, low in zip(*results):
+            assert torch.equal(full, low) == (kernels.isa() != "avx512bf16")
+
+
 def test_opcheck():
     sizes = CASES["mixed groups"]
     (*tensors, mask), _ = attention_case(sizes)

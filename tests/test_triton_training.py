@@ -12,30 +12,17 @@ from pathlib import Path
 
 import pytest
 import triton_training_cases
+from triton_process import results_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 NAMES = list(triton_training_cases.cases())
-LIMIT_S = 900
 AHEAD = Path(__file__).resolve().parents[1] / "bench" / "gpu" / "ahead.py"
 
 
 @pytest.fixture(scope="module")
 def results(request):
-    """Name -> what the process said of that case, for the cases selected."""
-    here = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
-    names = [item.callspec.params["name"] for item in here]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    environment.pop("SBK_TRITON_CONFIGS", None)
-    command = [sys.executable, str(Path(triton_training_cases.__file__)), *names]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
-        out, ended = done.stdout, f"it ended with {done.returncode}:\n{done.stderr[-4000:]}"
-    except subprocess.TimeoutExpired as error:
-        out, ended = (error.stdout or b"").decode(), f"it was stopped after {LIMIT_S} s"
-    lines = [json.loads(line) for line in out.splitlines() if line.startswith("{") and line.endswith("}")]
-    died = {"failure": f"no result from the process; {ended}"}
-    return dict.fromkeys(names, died) | {line["name"]: line for line in lines}
+    return results_of(request, triton_training_cases.__file__, limit_s=900)
 
 
 @pytest.mark.slow

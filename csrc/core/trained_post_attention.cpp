@@ -27,6 +27,48 @@ struct TileConv {
   }
 };
 
+// The three convs of a block, or the gradients of their inputs, packed in Scope::block.
+struct PackedBlock {
+  Conv post, up, down;
+
+  PackedBlock(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedPostAttention& block,
+              bool is_input_gradient) {
+    const TrainedConv* convs[] = {&block.post, &block.intermediate, &block.output};
+    Workspace& workspace = Workspace::of<Scope::block>();
+    int64_t floats = 0;
+    for (const TrainedConv* conv : convs) floats += weight_panels_size(table, compute, *conv, is_input_gradient);
+    workspace.reserve(floats, 3);
+    Conv* packed[] = {&post, &up, &down};
+    for (int i = 0; i < 3; i++) {
+      *packed[i] = pack_weight(table, parallel, compute, *convs[i], is_input_gradient, workspace);
+    }
+  }
+};
+
+// What a task has for the rows of its tile: the three convs, and one matrix, [tile][columns].
+struct BlockTile {
+  Output matrix;
+  TileConv post, up, down;
+
+  BlockTile(const KernelTable& table, const PackedBlock& packed, int64_t tile, int64_t columns)
+      : BlockTile(table, packed, tile, columns, reserved(packed, tile, columns)) {}
+
+ private:
+  BlockTile(const KernelTable& table, const PackedBlock& packed, int64_t tile, int64_t columns, Workspace& workspace)
+      : matrix{workspace.take(tile * columns), columns},
+        post(table, packed.post, tile, workspace),
+        up(table, packed.up, tile, workspace),
+        down(table, packed.down, tile, workspace) {}
+
+  static Workspace& reserved(const PackedBlock& packed, int64_t tile, int64_t columns) {
+    Workspace& workspace = Workspace::of<Scope::task>();
+    workspace.reserve(tile * columns + TileConv::size(packed.post, tile) + TileConv::size(packed.up, tile) +
+                          TileConv::size(packed.down, tile),
+                      1 + 3 * TileConv::pieces);
+    return workspace;
+  }
+};
+
 struct Tiles {
   int64_t rows, tile;
 
@@ -104,44 +146,32 @@ void post_attention_forward(const KernelTable& table, const Parallel& parallel, 
   if (rows == 0) return;
   compute = training_compute(table, compute);
   const int64_t n = block.post.n, wide = block.intermediate.n;
-  Workspace& packed = Workspace::of<Scope::block>();
-  packed.reserve(weight_panels_size(table, compute, block.post, false) +
-                     weight_panels_size(table, compute, block.intermediate, false) +
-                     weight_panels_size(table, compute, block.output, false),
-                 3);
-  const Conv post = pack_weight(table, parallel, compute, block.post, false, packed);
-  const Conv up = pack_weight(table, parallel, compute, block.intermediate, false, packed);
-  const Conv down = pack_weight(table, parallel, compute, block.output, false, packed);
+  const PackedBlock packed(table, parallel, compute, block, false);
   const bool drops_post = block.post_dropout.threshold != 0, drops_output = block.output_dropout.threshold != 0;
 
   const Tiles tiles{rows, tile_of(rows)};
   parallel_for(parallel, tiles.count(), [&](int64_t task) {
     const int64_t row = task * tiles.tile, count = tiles.rows_of(task);
-    Workspace& workspace = Workspace::of<Scope::task>();
-    workspace.reserve(tiles.tile * wide + TileConv::size(post, tiles.tile) + TileConv::size(up, tiles.tile) +
-                          TileConv::size(down, tiles.tile),
-                      1 + 3 * TileConv::pieces);
-    const Output hidden{workspace.take(tiles.tile * wide), wide};
-    const TileConv post_tile(table, post, tiles.tile, workspace), up_tile(table, up, tiles.tile, workspace),
-        down_tile(table, down, tiles.tile, workspace);
+    const BlockTile tile(table, packed, tiles.tile, wide);
+    const Output hidden = tile.matrix;
     const Output post_sum{state.post_sum + row * n, n}, h{state.h + row * n, n}, z{state.z + row * wide, wide};
     const Output output_sum{state.output_sum + row * n, n};
     const Input none{nullptr, 0}, tile_residual = from(residual, row);
 
     // Without dropout the residual is added by the convolution.
-    post_tile.run(from(context, row), count, drops_post ? none : tile_residual, post_sum);
+    tile.post.run(from(context, row), count, drops_post ? none : tile_residual, post_sum);
     if (drops_post) drop(table, block.post_dropout, in(post_sum), tile_residual, row, count, n, post_sum);
     layer_norm(table, block.post_norm, in(post_sum), count, n, h);
     // Block by block, so that the activation finds in cache what was multiplied.
-    const Operand operand = up_tile.encode(in(h), count);
-    for (int64_t b = 0; b < blocks(up); b++) {
-      const int64_t column = b * up.weight->block;
+    const Operand operand = tile.up.encode(in(h), count);
+    for (int64_t b = 0; b < blocks(packed.up); b++) {
+      const int64_t column = b * packed.up.weight->block;
       const Output z_block{z.data + column, wide};
-      conv_blocks(table, up, b, b + 1, operand, count, Activation::none, none, z_block);
-      activate(table, block.activation, in(z_block), count, up.weight->block, {nullptr, 0},
+      conv_blocks(table, packed.up, b, b + 1, operand, count, Activation::none, none, z_block);
+      activate(table, block.activation, in(z_block), count, packed.up.weight->block, {nullptr, 0},
                {hidden.data + column, wide});
     }
-    down_tile.run(in(hidden), count, drops_output ? none : in(h), output_sum);
+    tile.down.run(in(hidden), count, drops_output ? none : in(h), output_sum);
     if (drops_output) drop(table, block.output_dropout, in(output_sum), in(h), row, count, n, output_sum);
     layer_norm(table, block.output_norm, in(output_sum), count, n, from(y, row));
   });
@@ -159,24 +189,12 @@ void post_attention_backward(const KernelTable& table, const Parallel& parallel,
   const Output post_grad{layer.take(rows * n), n}, output_grad{layer.take(rows * n), n};
   const Output dz{layer.take(rows * wide), wide}, hidden{layer.take(rows * wide), wide};
   float *post_partial = layer.take(2 * tiles.count() * n), *output_partial = layer.take(2 * tiles.count() * n);
-  Workspace& packed = Workspace::of<Scope::block>();
-  packed.reserve(weight_panels_size(table, compute, block.post, true) +
-                     weight_panels_size(table, compute, block.intermediate, true) +
-                     weight_panels_size(table, compute, block.output, true),
-                 3);
-  const Conv post = pack_weight(table, parallel, compute, block.post, true, packed);
-  const Conv up = pack_weight(table, parallel, compute, block.intermediate, true, packed);
-  const Conv down = pack_weight(table, parallel, compute, block.output, true, packed);
+  const PackedBlock packed(table, parallel, compute, block, true);
 
   parallel_for(parallel, tiles.count(), [&](int64_t task) {
     const int64_t row = task * tiles.tile, count = tiles.rows_of(task);
-    Workspace& workspace = Workspace::of<Scope::task>();
-    workspace.reserve(tiles.tile * n + TileConv::size(post, tiles.tile) + TileConv::size(up, tiles.tile) +
-                          TileConv::size(down, tiles.tile),
-                      1 + 3 * TileConv::pieces);
-    const Output sum{workspace.take(tiles.tile * n), n};
-    const TileConv post_tile(table, post, tiles.tile, workspace), up_tile(table, up, tiles.tile, workspace),
-        down_tile(table, down, tiles.tile, workspace);
+    const BlockTile tile(table, packed, tiles.tile, n);
+    const Output sum = tile.matrix;
     const Input none{nullptr, 0};
     const Output tile_output = from(output_grad, row), tile_post = from(post_grad, row);
     const Output tile_residual = from(gradients.residual, row);
@@ -184,20 +202,20 @@ void post_attention_backward(const KernelTable& table, const Parallel& parallel,
     norm_backward(table, block.output_norm, {state.output_sum + row * n, n}, from(grad, row), count, n, sum,
                   output_partial + task * 2 * n);
     drop(table, block.output_dropout, in(sum), none, row, count, n, tile_output);
-    const Operand operand = down_tile.encode(in(tile_output), count);
-    for (int64_t b = 0; b < blocks(down); b++) {
-      const int64_t column = b * down.weight->block;
+    const Operand operand = tile.down.encode(in(tile_output), count);
+    for (int64_t b = 0; b < blocks(packed.down); b++) {
+      const int64_t column = b * packed.down.weight->block;
       const Output dz_block{dz.row(row) + column, wide};
-      conv_blocks(table, down, b, b + 1, operand, count, Activation::none, none, dz_block);
-      activate(table, block.activation, {state.z + row * wide + column, wide}, count, down.weight->block, dz_block,
-               {hidden.row(row) + column, wide});
+      conv_blocks(table, packed.down, b, b + 1, operand, count, Activation::none, none, dz_block);
+      activate(table, block.activation, {state.z + row * wide + column, wide}, count, packed.down.weight->block,
+               dz_block, {hidden.row(row) + column, wide});
     }
     // The gradient of h: what came by the residual, and through the hidden channels.
-    up_tile.run(in(from(dz, row)), count, in(sum), sum);
+    tile.up.run(in(from(dz, row)), count, in(sum), sum);
     norm_backward(table, block.post_norm, {state.post_sum + row * n, n}, in(sum), count, n, tile_residual,
                   post_partial + task * 2 * n);
     drop(table, block.post_dropout, in(tile_residual), none, row, count, n, tile_post);
-    if (gradients.context.data) post_tile.run(in(tile_post), count, none, from(gradients.context, row));
+    if (gradients.context.data) tile.post.run(in(tile_post), count, none, from(gradients.context, row));
   });
   sum_partial(output_partial, tiles.count(), n, gradients.output_norm);
   sum_partial(post_partial, tiles.count(), n, gradients.post_norm);
