@@ -4,7 +4,11 @@ Two ways in: :func:`optimize` puts the kernels under a live model; the ``Squeeze
 transformers' own. :func:`report` says what runs on the kernels and what does not, and why.
 """
 
-from . import ops, reference
+from . import (
+    ops,
+    quantizer,  # noqa: F401  (registers itself with transformers)
+    reference,
+)
 from .configuration import SqueezeBertConfig
 from .heads import (
     SqueezeBertForMaskedLM,

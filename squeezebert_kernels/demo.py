@@ -24,8 +24,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from .configuration import SqueezeBertConfig
 from .console import UserError, machine_line, make_console, make_progress, quiet_transformers
 from .hub import fetch_checkpoint
+from .modeling import SqueezeBertModel
+from .optimize import optimize
 from .pooling import pooled
 
 HELP = "semantic search with MiniLM's real weights, and SqueezeBERT side by side with stock transformers"
@@ -119,8 +122,6 @@ def load_passages() -> dict[str, Any]:
 def search(console: Console, rounds: int) -> bool:
     """Part 1; True if ours found what stock transformers finds."""
     from transformers import AutoTokenizer, BertModel
-
-    from .optimize import optimize
 
     folder = minilm_folder()
     if folder is None:
@@ -228,20 +229,18 @@ def load_pair(model_dir: str | None) -> tuple[torch.nn.Module, torch.nn.Module, 
     """(stock fp32 model, our model with the same weights, where the weights come from)."""
     import transformers
 
-    import squeezebert_kernels as sbk
-
     folder, reason = (Path(model_dir), "") if model_dir else fetch_checkpoint(HUB_ID)
     if folder is not None:
         try:
             stock = transformers.SqueezeBertModel.from_pretrained(folder, dtype=torch.float32).eval()
-            ours = sbk.SqueezeBertModel.from_pretrained(folder).eval()
+            ours = SqueezeBertModel.from_pretrained(folder).eval()
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"the checkpoint in {folder} does not load: {str(error).splitlines()[0]}") from None
         return stock, ours, f"weights from {model_dir or HUB_ID}"
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"vocab_size": 30528, "embedding_size": 768}
     stock = transformers.SqueezeBertModel(transformers.SqueezeBertConfig(**sizes)).eval()
-    ours = sbk.SqueezeBertModel(sbk.SqueezeBertConfig(**sizes)).eval()
+    ours = SqueezeBertModel(SqueezeBertConfig(**sizes)).eval()
     ours.load_state_dict(stock.state_dict())
     return stock, ours, f"random weights ({reason})"
 
@@ -260,8 +259,6 @@ def token_ids(vocab_size: int, length: int) -> Tensor:
 
 def compare_squeezebert(console: Console, model_dir: str | None, rounds: int) -> bool:
     """Part 2; True if every contestant gives stock's output."""
-    from .optimize import optimize
-
     with console.status("loading SqueezeBERT"), torch.inference_mode(False):
         stock, ours, origin = load_pair(model_dir)
         contestants = [

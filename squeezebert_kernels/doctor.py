@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import _native, devices, ops, reference
 from .console import checked_isa, cpu_name, make_console, quiet_transformers, usable_cpus
+from .optimize import optimize, report
 
 HELP = "check this machine and this build: ISA, versions, a self-test of every op, what falls back"
 
@@ -180,8 +181,6 @@ def tiny_models() -> Iterator[tuple[str, torch.nn.Module, bool]]:
 
 def print_models(console: Console) -> bool:
     """Optimizes tiny models: outputs must not change; the reports say what falls back and why."""
-    from .optimize import optimize, report
-
     good = True
     ids = torch.randint(0, 99, (2, 17), generator=torch.Generator().manual_seed(1))
     torch.manual_seed(0)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from . import _capi
 from .console import UserError, make_console, quiet_transformers
+from .heads import ARCHITECTURES
+from .tokenizer_data import tokenizer_data
 
 HELP = "write a checkpoint as one .sbk file for devices without Python"
 
@@ -98,9 +100,6 @@ def export(
 def _load_model(folder: Path) -> Any:
     import transformers
 
-    from . import quantizer  # noqa: F401  (int8 checkpoints)
-    from .heads import ARCHITECTURES
-
     config = transformers.AutoConfig.from_pretrained(folder)
     names = getattr(config, "architectures", None) or []
     if config.model_type not in _PREFIXES:
@@ -136,8 +135,6 @@ def _plain_weights(state: Mapping[str, Any], model_type: str) -> dict[str, Tenso
 def _write_plain(model: Any, tokenizer: Any, folder: Path) -> None:
     """What the C library reads: config.json, model.safetensors in float32, and the tokenizer's tables."""
     from safetensors.torch import save_file
-
-    from .tokenizer_data import tokenizer_data
 
     config = model.config
     if config.model_type not in _PREFIXES:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from typing import Any, NamedTuple, TypeGuard, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .frozen import freeze_rows, frozen_weights, return_memory, thaw
+from . import hosts
+from .frozen import frozen_weights, return_memory, thaw
 from .graphs import set_cuda_graphs
-from .layers import forget_plan, freeze_layer, remember_fallback
+from .int8_config import mark_int8, unmark_int8
+from .layers import forget_plan, remember_fallback
+from .modeling import SqueezeBertEncoder
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
+from .one_copy import leave_one_copy
 from .packing import PackedWeights
 from .padding import set_skip_padding
-from .quantizer import mark_int8, unmark_int8
 from .report import Report, conv_reason, report
 
 __all__ = ["Report", "disable", "enable", "optimize", "report", "restore"]
@@ -30,8 +32,6 @@ _enable_lock = threading.Lock()
 
 def _replacement(module: Any) -> type | None:
     """The class that stands in for ``module``'s, None where it stays as it is."""
-    from . import hosts
-
     if type(module) in hosts.STOCK_TO_FUSED:
         return hosts.STOCK_TO_FUSED[type(module)]
     if type(module) in _CONVS and module.groups > 1 and conv_reason(module) is None:
@@ -41,8 +41,6 @@ def _replacement(module: Any) -> type | None:
 
 def _plan(model: nn.Module) -> list[tuple[nn.Module, type]]:
     """(module, new class) for everything that optimize changes. Convolutions inside a layer are the layer's."""
-    from . import hosts
-
     plan: list[tuple[nn.Module, type]] = []
     inside: list[str] = []
     for name, module in model.named_modules():
@@ -108,9 +106,6 @@ def optimize(
             a model in training mode.
         RuntimeError: ``strict``, and some part would fall back; ``model`` is as it was.
     """
-    from . import hosts
-    from .modeling import SqueezeBertEncoder
-
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if dtype is not None and not isinstance(dtype, torch.dtype):
@@ -192,40 +187,6 @@ def _check_frozen(model: nn.Module, compute: str, dtype: torch.dtype | None) -> 
             )
 
 
-@torch.inference_mode(False)  # parameters must not become inference tensors, which autograd refuses later
-@torch.no_grad()
-def leave_one_copy(model: nn.Module, found: Report, *, embeddings: bool = False, only: type = Tensor) -> None:
-    """Frees the originals of weights that run on the kernels according to ``found``, where they are tensors of type
-    ``only``; with ``embeddings``, turns those into int8."""
-    users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
-    shared = {key for key, count in users.items() if count > 1}
-    for entry in found.entries:
-        parameters = list(entry.module.parameters())
-        if entry.state == "fallback" or not shared.isdisjoint(map(id, parameters)):
-            continue
-        if not any(isinstance(p, only) for p in parameters):
-            continue
-        module: Any = entry.module
-        if entry.family is None:
-            module.freeze_weight()
-        else:
-            freeze_layer(module, entry.family)
-    if embeddings:
-        for embedding in model.modules():
-            if _can_be_int8(embedding, shared):
-                freeze_rows(embedding)
-
-
-def _can_be_int8(module: nn.Module, shared: set[int]) -> TypeGuard[nn.Embedding]:
-    return (
-        type(module) is nn.Embedding
-        and module.max_norm is None  # its lookups write to the weight
-        and type(module.weight) is nn.Parameter
-        and id(module.weight) not in shared
-        and bool(module.weight.isfinite().all())
-    )
-
-
 class _Converted(NamedTuple):
     """A parameter or buffer of ``module``, and what it held before."""
 
@@ -257,8 +218,6 @@ def _convert(model: nn.Module, dtype: torch.dtype, converted: list[_Converted]) 
 
 
 def _restore_class(module: nn.Module) -> None:
-    from . import hosts
-
     if type(module) in hosts.FUSED_TO_STOCK:
         module.__class__ = hosts.FUSED_TO_STOCK[type(module)]
     elif type(module) in _CONVS.values() and _ORIGINAL_CLASS in module.__dict__:  # not one parametrized since
@@ -295,8 +254,6 @@ def restore(model: Model) -> Model:
 
 
 def _namespaces() -> list[tuple[Any, str, type, type]]:
-    from . import hosts
-
     return [(hosts.HOMES[stock], stock.__name__, stock, fused) for stock, fused in hosts.STOCK_TO_FUSED.items()]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import _native, devices
+from . import _native, devices, hosts
 from .devices import why_no_kernel
 from .frozen import PackedWeight, frozen_weights
 from .layers import LayerFamily, last_fallback, why_not_trained
+from .modeling import FAMILY, SqueezeBertModule
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
 from .packing import PackedWeights
 from .parts import activation_name, own_class, why_not_fused
@@ -118,9 +119,6 @@ def _layer_entry(name: str, kind: str, layer: Any, family: LayerFamily, reason: 
 
 
 def _entries(model: nn.Module) -> Iterator[Entry]:
-    from . import hosts
-    from .modeling import FAMILY, SqueezeBertModule
-
     inside: list[str] = []  # prefixes whose convolutions an encoder layer accounts for
     for name, module in model.named_modules():
         if any(name.startswith(prefix) for prefix in inside):
@@ -145,8 +143,6 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
 
 
 def _host_reason(module: nn.Module) -> str | None:
-    from . import hosts
-
     if type(module) in hosts.STOCK_TO_FUSED:
         return "not optimized: call optimize()"
     if own_class(module) not in hosts.STOCK_TO_FUSED.values():

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..optimize import optimize
 from .workload import Inputs, load_stock
 
 EXTRA = "pip install 'squeezebert-kernels[bench]'"
@@ -118,8 +119,6 @@ def shared_copy(model: Any) -> Any:
 
 
 def _ours(setting: Setting, dtype: str, **options: Any) -> Any:
-    from ..optimize import optimize
-
     key = ("ours", dtype, *options)
     return setting.once(key, lambda: optimize(shared_copy(setting.stock), **OPTIMIZE[dtype], **options))
 
@@ -140,8 +139,6 @@ def build_ours(dtype: str, **options: Any) -> Build:
 
 def build_one_copy(dtype: str) -> Build:
     """The stock model itself, optimized: nobody else can use it afterwards."""
-    from ..optimize import optimize
-
     return lambda setting: _call(
         optimize(setting.stock, **OPTIMIZE[dtype], free_original=True), setting.inputs
     )  # fmt: skip

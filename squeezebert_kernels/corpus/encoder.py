@@ -181,8 +181,6 @@ def _scores(logits: torch.Tensor, config: Any) -> torch.Tensor:
 def _load(folder: Path, job: Job) -> tuple[Any, Any]:
     import transformers
 
-    from .. import quantizer  # noqa: F401  (int8 checkpoints)
-
     classify = job.task == "classify"
     cls = transformers.AutoModelForSequenceClassification if classify else transformers.AutoModel
     try:
