@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from squeezebert_kernels import _native, ops, reference
+from squeezebert_kernels import _native, ops
 from squeezebert_kernels.benchmark import native
 from squeezebert_kernels.benchmark.runner import UNIT
+from squeezebert_kernels.ops import reference
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 

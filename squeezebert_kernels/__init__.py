@@ -4,11 +4,7 @@ Two ways in: :func:`optimize` puts the kernels under a live model; the ``Squeeze
 transformers' own. :func:`report` says what runs on the kernels and what does not, and why.
 """
 
-from . import (
-    ops,
-    quantizer,  # noqa: F401  (registers itself with transformers)
-    reference,
-)
+from . import ops, quantizer
 from .configuration import SqueezeBertConfig
 from .heads import (
     SqueezeBertForMaskedLM,
@@ -19,6 +15,7 @@ from .heads import (
 )
 from .modeling import SqueezeBertModel, SqueezeBertPreTrainedModel
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
+from .ops import reference
 from .optimize import Report, disable, enable, optimize, report, restore
 from .tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
 

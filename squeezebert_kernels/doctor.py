@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from . import _native, devices, ops, reference
+from . import _native, ops
 from .console import checked_isa, cpu_name, make_console, quiet_transformers, usable_cpus
+from .ops import devices, reference
 from .optimize import optimize, report
 
 HELP = "check this machine and this build: ISA, versions, a self-test of every op, what falls back"

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import graphs, validation
-from .circumstances import is_tracing
-from .devices import why_no_kernel
+from . import graphs
 from .layers import LayerFamily, LayerPlan, fused_layer, plans_of, remember_fallback
+from .ops import validation
+from .ops.circumstances import is_tracing
+from .ops.devices import why_no_kernel
 from .padding import skips_padding, unpad
 from .parts import has_hooks
 

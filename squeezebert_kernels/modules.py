@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import ops, validation
+from . import ops
 from .frozen import freeze
+from .ops import validation
 from .packing import PackedWeights, changes_unseen
 
 __all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "TokenMajorConv1d", "compute_dtype", "why_not_pointwise"]

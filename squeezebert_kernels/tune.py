@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
-from . import devices
 from .console import UserError, make_console
+from .ops import devices
 
 HELP = "measure launch configurations of the Triton kernels on this GPU and use the fastest from now on"
 

@@ -11,8 +11,9 @@ from test_optimize import all_fused, assert_same, batch, bert, run, squeezebert
 from transformers.models.bert import modeling_bert
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels import ops, reference
+from squeezebert_kernels import ops
 from squeezebert_kernels.configuration import TRANSFORMERS_5
+from squeezebert_kernels.ops import reference
 
 # Relative error (Frobenius) of one op: operands rounded to 8 or 7 bits of mantissa, errors of k products average out.
 BOUNDS = {"bfloat16": 2**-8, "int8": 0.02}

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from squeezebert_kernels import ops, reference
+from squeezebert_kernels import ops
+from squeezebert_kernels.ops import reference
 
 EPS = torch.finfo(torch.float32).eps
 ACTIVATIONS = [None, "gelu", "gelu_tanh", "relu"]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from squeezebert_kernels import ops, reference
+from squeezebert_kernels import ops
+from squeezebert_kernels.ops import reference
 
 kernels = torch.ops.squeezebert_kernels
 

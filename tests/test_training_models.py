@@ -9,7 +9,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels import training
+from squeezebert_kernels.ops import training
 
 
 class Counted(TorchDispatchMode):

@@ -6,7 +6,7 @@ from unittest import mock
 
 import torch
 
-from squeezebert_kernels import reference
+from squeezebert_kernels.ops import reference
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 DTYPES = {"fp32": FP32, "fp16": FP16, "bf16": BF16}

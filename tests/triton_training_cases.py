@@ -14,7 +14,7 @@ import torch
 from triton_case_tools import ACTIVATIONS, DTYPES, FP32, ONE, SMALL, UNIT, bar_of, guarded, same_bits, whole
 from triton_cases import behind_attention, mask_of, projections, run
 
-from squeezebert_kernels import reference
+from squeezebert_kernels.ops import reference
 
 TILE = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, **ONE}
 WEIGHT = {"BLOCK_N": 16, "BLOCK_K": 16, "BLOCK_T": 16, **ONE}

@@ -13,7 +13,8 @@ from contestants import Feed, Models, shape_named
 from results import DTYPES, Run, reason_of, relative_error
 from torch import Tensor
 
-from squeezebert_kernels import ops, reference
+from squeezebert_kernels import ops
+from squeezebert_kernels.ops import reference
 
 BARS = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.2e-2}
 Arguments = tuple[list[Any], dict[str, Any]]

@@ -17,8 +17,9 @@ from results import DTYPES, Run, reason_of, relative_error
 from timing import GRAPH_CALLS, Call, Timing, captured, interleaved, synchronize
 from torch import Tensor
 
-from squeezebert_kernels import ops, reference
+from squeezebert_kernels import ops
 from squeezebert_kernels.benchmark.workload import Shape
+from squeezebert_kernels.ops import reference
 
 BARS = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2}
 """Greatest relative error, from rivals too: they round between their steps."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native
+from .. import _native
 from .circumstances import under_transform, wants_gradients
 from .devices import why_no_kernel
 

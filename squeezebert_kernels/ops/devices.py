@@ -63,7 +63,7 @@ def describe(index: int | None) -> str:
     """The device, the version of Triton and where launch configurations come from, for reports."""
     import triton
 
-    from .triton_kernels import configs
+    from ..triton_kernels import configs
 
     device = torch.device("cuda", torch.cuda.current_device() if index is None else index)
     configs.load(device)  # raises here, not in the first call, if it is no such file
@@ -75,7 +75,7 @@ def register(library: Any) -> None:
 
     def launcher(name: str) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
-            from . import triton_kernels
+            from .. import triton_kernels
 
             return getattr(triton_kernels, name)(*args, **kwargs)
 

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native, autocast, devices, gradients, reference, schemas, training, validation
+from .. import _native
+from . import autocast, devices, gradients, reference, schemas, training, validation
 from .circumstances import under_transform, wants_gradients
 from .devices import KERNEL_DTYPES, why_no_kernel
 from .dispatch import in_own_words, run, run_trained
