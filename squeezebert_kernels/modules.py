@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .frozen import freeze
 from .ops import validation
-from .packing import PackedWeights, changes_unseen
+from .weights.frozen import freeze
+from .weights.packing import PackedWeights, changes_unseen
 
 __all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "TokenMajorConv1d", "compute_dtype", "why_not_pointwise"]
 

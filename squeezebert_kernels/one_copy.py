@@ -8,9 +8,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from .frozen import freeze_rows
 from .layers import freeze_layer
 from .report import Report
+from .weights.frozen import freeze_rows
 
 __all__ = ["leave_one_copy"]
 

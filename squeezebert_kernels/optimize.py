@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from . import hosts
-from .frozen import frozen_weights, return_memory, thaw
 from .graphs import set_cuda_graphs
-from .int8_config import mark_int8, unmark_int8
 from .layers import forget_plan, remember_fallback
 from .modeling import SqueezeBertEncoder
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .one_copy import leave_one_copy
-from .packing import PackedWeights
 from .padding import set_skip_padding
 from .report import Report, conv_reason, report
+from .weights.frozen import frozen_weights, return_memory, thaw
+from .weights.int8_config import mark_int8, unmark_int8
+from .weights.packing import PackedWeights
 
 __all__ = ["Report", "disable", "enable", "optimize", "report", "restore"]
 

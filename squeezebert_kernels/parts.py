@@ -15,9 +15,9 @@ from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
 from .configuration import TRANSFORMERS_5
-from .frozen import PackedWeight, QuantizedRows
 from .modules import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise
-from .packing import changes_unseen
+from .weights.frozen import PackedWeight, QuantizedRows
+from .weights.packing import changes_unseen
 
 __all__ = [
     "LayerParts",

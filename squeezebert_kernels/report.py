@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from . import _native, hosts
-from .frozen import PackedWeight, frozen_weights
 from .layers import LayerFamily, last_fallback, why_not_trained
 from .modeling import FAMILY, SqueezeBertModule
 from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
 from .ops import devices
 from .ops.devices import why_no_kernel
-from .packing import PackedWeights
 from .parts import activation_name, own_class, why_not_fused
+from .weights.frozen import PackedWeight, frozen_weights
+from .weights.packing import PackedWeights
 
 # Fewer channels per group than this leave most lanes of a vector idle.
 MIN_GROUP_CHANNELS = 4

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from . import ops
 from .modeling import ConvActivation, SqueezeBertModule, SqueezeBertSelfAttention
 from .modules import TokenMajorConv1d, compute_dtype
-from .packing import PackedWeights
+from .weights.packing import PackedWeights
 
 __all__ = ["parallelize"]
 

@@ -12,7 +12,8 @@ from test_optimize import all_fused, assert_same, batch, bert, run, squeezebert
 from torch import nn
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels import frozen, ops
+from squeezebert_kernels import ops
+from squeezebert_kernels.weights import frozen
 
 OPTIONS = {"float32": {}, "bfloat16": {"dtype": torch.bfloat16}, "int8": {"quantization": "int8"}}
 MODELS = {

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from . import ops
+from .. import ops
 
 __all__ = [
     "FrozenWeight",

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from . import ops
+from .. import ops
+from ..ops.circumstances import is_tracing, under_transform
+from ..ops.devices import KERNEL_DTYPES
 from .frozen import QuantizedRows, packed_of
-from .ops.circumstances import is_tracing, under_transform
-from .ops.devices import KERNEL_DTYPES
 
 _PACKABLE = (torch.nn.Parameter, Tensor, QuantizedRows)
 
