@@ -13,8 +13,8 @@ from .heads import (
     SqueezeBertForSequenceClassification,
     SqueezeBertForTokenClassification,
 )
+from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .modeling import SqueezeBertModel, SqueezeBertPreTrainedModel
-from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .ops import reference
 from .optimize import Report, disable, enable, optimize, report, restore
 from .tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast

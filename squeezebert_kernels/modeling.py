@@ -21,11 +21,11 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 
 from .checkpoints import check_loaded, explain_mismatch, read_shapes, weight_files
 from .configuration import SqueezeBertConfig, check_config
-from .encoders import run_layers
 from .inputs import additive_mask, check_inputs, has_values, reject_head_mask
-from .layers import LayerFamily, fused_or_none, plan_of
-from .modules import TokenMajorConv1d
-from .parts import LayerParts, own_class
+from .layers.encoders import run_layers
+from .layers.layers import LayerFamily, fused_or_none, plan_of
+from .layers.modules import TokenMajorConv1d
+from .layers.parts import LayerParts, own_class
 
 __all__ = [
     "SqueezeBertEmbeddings",

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from .layers import freeze_layer
+from .layers.layers import freeze_layer
 from .report import Report
 from .weights.frozen import freeze_rows
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from . import hosts
-from .graphs import set_cuda_graphs
-from .layers import forget_plan, remember_fallback
+from .layers.graphs import set_cuda_graphs
+from .layers.layers import forget_plan, remember_fallback
+from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
+from .layers.padding import set_skip_padding
 from .modeling import SqueezeBertEncoder
-from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .one_copy import leave_one_copy
-from .padding import set_skip_padding
 from .report import Report, conv_reason, report
 from .weights.frozen import frozen_weights, return_memory, thaw
 from .weights.int8_config import mark_int8, unmark_int8

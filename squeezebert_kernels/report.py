@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from . import _native, hosts
-from .layers import LayerFamily, last_fallback, why_not_trained
+from .layers.layers import LayerFamily, last_fallback, why_not_trained
+from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
+from .layers.parts import activation_name, own_class, why_not_fused
 from .modeling import FAMILY, SqueezeBertModule
-from .modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
 from .ops import devices
 from .ops.devices import why_no_kernel
-from .parts import activation_name, own_class, why_not_fused
 from .weights.frozen import PackedWeight, frozen_weights
 from .weights.packing import PackedWeights
 

@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels.hosts import SQUEEZEBERT
-from squeezebert_kernels.layers import _Record
+from squeezebert_kernels.layers.layers import _Record
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels import layers, ops
+from squeezebert_kernels import ops
+from squeezebert_kernels.layers import layers
 from squeezebert_kernels.ops import reference
 
 NAME = "encoder_layer"

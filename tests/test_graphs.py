@@ -9,7 +9,8 @@ import torch
 from transformers import BertConfig, BertModel, SqueezeBertConfig, SqueezeBertModel
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels import encoders, graphs, ops, padding
+from squeezebert_kernels import ops
+from squeezebert_kernels.layers import encoders, graphs, padding
 from squeezebert_kernels.ops import devices, reference
 
 triton_kernels = pytest.importorskip("squeezebert_kernels.triton_kernels")

@@ -8,7 +8,8 @@ import torch
 from transformers import SqueezeBertConfig, SqueezeBertModel
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels import cli, graphs, tune
+from squeezebert_kernels import cli, tune
+from squeezebert_kernels.layers import graphs
 from squeezebert_kernels.ops import devices
 
 configs = pytest.importorskip("squeezebert_kernels.triton_kernels.configs")

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ops import validation
+from ..ops.circumstances import is_tracing
+from ..ops.devices import why_no_kernel
 from . import graphs
 from .layers import LayerFamily, LayerPlan, fused_layer, plans_of, remember_fallback
-from .ops import validation
-from .ops.circumstances import is_tracing
-from .ops.devices import why_no_kernel
 from .padding import skips_padding, unpad
 from .parts import has_hooks
 
@@ -109,7 +109,7 @@ def _on_cuda(
     every_layer: bool,
 ) -> list[Tensor]:  # fmt: skip
     """``_layer_by_layer`` without the checks of the ops, and without autograd: their time is that of a kernel."""
-    from . import triton_kernels
+    from .. import triton_kernels
 
     states = []
     for number, plan in enumerate(plans, 1):

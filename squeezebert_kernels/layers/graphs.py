@@ -102,7 +102,7 @@ def forget(encoder: nn.Module) -> None:
 
 
 def _key(variant: Any, x: Tensor, mask: Tensor | None) -> Any:
-    from .triton_kernels.launchers import precision
+    from ..triton_kernels.launchers import precision
 
     kind = None if mask is None else (mask.shape, mask.dtype)
     return variant, x.shape, x.dtype, kind, precision(x.dtype)

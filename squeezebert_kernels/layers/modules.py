@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import ops
-from .ops import validation
-from .weights.frozen import freeze
-from .weights.packing import PackedWeights, changes_unseen
+from .. import ops
+from ..ops import validation
+from ..weights.frozen import freeze
+from ..weights.packing import PackedWeights, changes_unseen
 
 __all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "TokenMajorConv1d", "compute_dtype", "why_not_pointwise"]
 

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import ops
+from .. import ops
+from ..ops import training
+from ..ops.circumstances import is_tracing, under_transform, wants_gradients
+from ..ops.devices import why_no_kernel
+from ..weights.frozen import FrozenWeight, for_kernels, freeze
+from ..weights.packing import PackedWeights, changes_unseen
 from .modules import compute_dtype
-from .ops import training
-from .ops.circumstances import is_tracing, under_transform, wants_gradients
-from .ops.devices import why_no_kernel
 from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_not_fused
-from .weights.frozen import FrozenWeight, for_kernels, freeze
-from .weights.packing import PackedWeights, changes_unseen
 
 __all__ = [
     "LayerFamily",

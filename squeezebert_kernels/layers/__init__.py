@@ -1,0 +1,1 @@
+"""Grouped convolutions as modules, and the encoder layers of any model on the kernels."""
