@@ -5,19 +5,19 @@ transformers' own. :func:`report` says what runs on the kernels and what does no
 """
 
 from . import ops, quantizer
-from .configuration import SqueezeBertConfig
-from .heads import (
+from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
+from .models.configuration import SqueezeBertConfig
+from .models.heads import (
     SqueezeBertForMaskedLM,
     SqueezeBertForMultipleChoice,
     SqueezeBertForQuestionAnswering,
     SqueezeBertForSequenceClassification,
     SqueezeBertForTokenClassification,
 )
-from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
-from .modeling import SqueezeBertModel, SqueezeBertPreTrainedModel
+from .models.modeling import SqueezeBertModel, SqueezeBertPreTrainedModel
+from .models.tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
 from .ops import reference
 from .optimize import Report, disable, enable, optimize, report, restore
-from .tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
 
 __version__ = "0.1.0"
 

@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from .configuration import SqueezeBertConfig
 from .console import UserError, machine_line, make_console, make_progress, quiet_transformers
-from .hub import fetch_checkpoint
-from .modeling import SqueezeBertModel
+from .models.configuration import SqueezeBertConfig
+from .models.hub import fetch_checkpoint
+from .models.modeling import SqueezeBertModel
+from .models.pooling import pooled
 from .optimize import optimize
-from .pooling import pooled
 
 HELP = "semantic search with MiniLM's real weights, and SqueezeBERT side by side with stock transformers"
 

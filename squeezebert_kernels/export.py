@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import _capi
 from .console import UserError, make_console, quiet_transformers
-from .heads import ARCHITECTURES
+from .models.heads import ARCHITECTURES
 from .tokenizer_data import tokenizer_data
 
 HELP = "write a checkpoint as one .sbk file for devices without Python"

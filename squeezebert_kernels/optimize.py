@@ -13,7 +13,7 @@ from .layers.graphs import set_cuda_graphs
 from .layers.layers import forget_plan, remember_fallback
 from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .layers.padding import set_skip_padding
-from .modeling import SqueezeBertEncoder
+from .models.modeling import SqueezeBertEncoder
 from .one_copy import leave_one_copy
 from .report import Report, conv_reason, report
 from .weights.frozen import frozen_weights, return_memory, thaw

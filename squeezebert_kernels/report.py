@@ -13,7 +13,7 @@ from . import _native, hosts
 from .layers.layers import LayerFamily, last_fallback, why_not_trained
 from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
 from .layers.parts import activation_name, own_class, why_not_fused
-from .modeling import FAMILY, SqueezeBertModule
+from .models.modeling import FAMILY, SqueezeBertModule
 from .ops import devices
 from .ops.devices import why_no_kernel
 from .weights.frozen import PackedWeight, frozen_weights

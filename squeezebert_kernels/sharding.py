@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 
 from . import ops
 from .layers.modules import TokenMajorConv1d, compute_dtype
-from .modeling import ConvActivation, SqueezeBertModule, SqueezeBertSelfAttention
+from .models.modeling import ConvActivation, SqueezeBertModule, SqueezeBertSelfAttention
 from .weights.packing import PackedWeights
 
 __all__ = ["parallelize"]

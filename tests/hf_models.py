@@ -3,8 +3,8 @@
 import torch
 import transformers
 
-from squeezebert_kernels.configuration import SqueezeBertConfig
-from squeezebert_kernels.heads import ARCHITECTURES
+from squeezebert_kernels.models.configuration import SqueezeBertConfig
+from squeezebert_kernels.models.heads import ARCHITECTURES
 
 HEADS = tuple(ARCHITECTURES)
 WITH_LOSS = tuple(name for name in HEADS if name != "SqueezeBertModel")

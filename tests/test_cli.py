@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from squeezebert_kernels import cli, demo, doctor, hub, ops
+from squeezebert_kernels import cli, demo, doctor, ops
+from squeezebert_kernels.models import hub
 
 
 def run_process(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ import pytest
 import transformers
 from hf_models import NO_GROUPS, PUBLISHED, TINY, ours
 
-from squeezebert_kernels.configuration import SqueezeBertConfig
-from squeezebert_kernels.heads import SqueezeBertModel
+from squeezebert_kernels.models.configuration import SqueezeBertConfig
+from squeezebert_kernels.models.heads import SqueezeBertModel
 
 
 @pytest.mark.parametrize("fields", [{}, TINY, NO_GROUPS, PUBLISHED, {"num_labels": 5, "pad_token_id": 3}])

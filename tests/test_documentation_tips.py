@@ -8,7 +8,7 @@ import transformers
 from hf_models import TINY, WITH_LOSS, inputs_for, worst
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels.heads import ARCHITECTURES
+from squeezebert_kernels.models.heads import ARCHITECTURES
 
 TOKENIZERS = (sbk.SqueezeBertTokenizer, sbk.SqueezeBertTokenizerFast)
 TEXTS = ["a short one", "a text that has some more words than the other"]

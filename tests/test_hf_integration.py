@@ -9,10 +9,10 @@ import transformers
 from hf_models import HEADS, NO_DROPOUT, TINY, WITH_LOSS, inputs_for, ours, pair, relative, stock, worst
 from safetensors.torch import load_file, save_file
 
-from squeezebert_kernels.configuration import SqueezeBertConfig
-from squeezebert_kernels.heads import ARCHITECTURES, AUTO_CLASSES, SqueezeBertForMaskedLM
-from squeezebert_kernels.modeling import SqueezeBertModel
-from squeezebert_kernels.tokenization import SqueezeBertTokenizer
+from squeezebert_kernels.models.configuration import SqueezeBertConfig
+from squeezebert_kernels.models.heads import ARCHITECTURES, AUTO_CLASSES, SqueezeBertForMaskedLM
+from squeezebert_kernels.models.modeling import SqueezeBertModel
+from squeezebert_kernels.models.tokenization import SqueezeBertTokenizer
 
 TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 

@@ -12,8 +12,8 @@ from test_one_copy import weights
 from test_optimize import all_fused, assert_same, batch, bert, run, squeezebert
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels.configuration import SqueezeBertConfig
-from squeezebert_kernels.heads import ARCHITECTURES
+from squeezebert_kernels.models.configuration import SqueezeBertConfig
+from squeezebert_kernels.models.heads import ARCHITECTURES
 
 
 def ours(name="SqueezeBertModel", **fields):

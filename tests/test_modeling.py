@@ -9,9 +9,9 @@ import transformers
 from hf_models import HEADS, NO_DROPOUT, TINY, WITH_LOSS, inputs_for, labels_for, ours, pair, relative, stock, worst
 from torch import nn
 
-from squeezebert_kernels.configuration import SqueezeBertConfig
-from squeezebert_kernels.heads import ARCHITECTURES, SqueezeBertForMaskedLM
-from squeezebert_kernels.modeling import SqueezeBertModel, SqueezeBertModule
+from squeezebert_kernels.models.configuration import SqueezeBertConfig
+from squeezebert_kernels.models.heads import ARCHITECTURES, SqueezeBertForMaskedLM
+from squeezebert_kernels.models.modeling import SqueezeBertModel, SqueezeBertModule
 
 
 @pytest.fixture(scope="module")

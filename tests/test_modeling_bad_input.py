@@ -8,8 +8,8 @@ import torch
 import transformers
 from hf_models import HEADS, TINY, WITH_LOSS, inputs_for, labels_for, ours, pair
 
-from squeezebert_kernels.heads import ARCHITECTURES
-from squeezebert_kernels.modeling import SqueezeBertModel
+from squeezebert_kernels.models.heads import ARCHITECTURES
+from squeezebert_kernels.models.modeling import SqueezeBertModel
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from squeezebert_kernels import unicode_tables
-from squeezebert_kernels.tokenization import SqueezeBertTokenizer
+from squeezebert_kernels.models.tokenization import SqueezeBertTokenizer
 from squeezebert_kernels.tokenizer_data import tokenizer_data
 
 OPTIONS = {

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 from tokenizers.models import BPE
 
-from squeezebert_kernels.tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
+from squeezebert_kernels.models.tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
 
 TEXTS = [
     "",

@@ -15,7 +15,7 @@ import torch
 
 from .. import _native
 from ..console import UserError, checked_isa, machine_line, make_console
-from ..pooling import POOLING
+from ..models.pooling import POOLING
 from .encoder import Encoder
 from .engines import failure, run_local, run_ray
 from .job import DTYPES, TASKS, Job, need

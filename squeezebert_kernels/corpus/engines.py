@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import _native
 from ..console import UserError, usable_cpus
-from ..hub import reachable
+from ..models.hub import reachable
 from .encoder import Encoder, Progress
 from .job import Bad, Done, Job, Unit, need, one_line
 from .output import write_unit

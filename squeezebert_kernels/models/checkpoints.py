@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .weights.int8_config import scale_names
+from ..weights.int8_config import scale_names
 
 __all__ = ["check_loaded", "explain_mismatch", "read_shapes", "weight_files"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops.validation import check_tensor
+from ..ops.validation import check_tensor
 
 __all__ = ["additive_mask", "check_inputs", "check_labels", "has_values", "reject_head_mask"]
 

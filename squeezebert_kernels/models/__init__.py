@@ -1,0 +1,1 @@
+"""The drop-in SqueezeBERT: transformers' classes and checkpoints, on the kernels."""
