@@ -4,7 +4,9 @@ Two ways in: :func:`optimize` puts the kernels under a live model; the ``Squeeze
 transformers' own. :func:`report` says what runs on the kernels and what does not, and why.
 """
 
-from . import ops, quantizer
+from . import ops
+from .fusion import quantizer
+from .fusion.optimize import Report, disable, enable, optimize, report, restore
 from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .models.configuration import SqueezeBertConfig
 from .models.heads import (
@@ -17,7 +19,6 @@ from .models.heads import (
 from .models.modeling import SqueezeBertModel, SqueezeBertPreTrainedModel
 from .models.tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
 from .ops import reference
-from .optimize import Report, disable, enable, optimize, report, restore
 
 __version__ = "0.1.0"
 

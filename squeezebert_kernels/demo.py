@@ -25,11 +25,11 @@ from rich.table import Table
 from torch import Tensor
 
 from .console import UserError, machine_line, make_console, make_progress, quiet_transformers
+from .fusion.optimize import optimize
 from .models.configuration import SqueezeBertConfig
 from .models.hub import fetch_checkpoint
 from .models.modeling import SqueezeBertModel
 from .models.pooling import pooled
-from .optimize import optimize
 
 HELP = "semantic search with MiniLM's real weights, and SqueezeBERT side by side with stock transformers"
 

@@ -6,7 +6,7 @@ from test_optimize import assert_same, batch, bert, run, squeezebert, weights
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels.hosts import SQUEEZEBERT
+from squeezebert_kernels.fusion.hosts import SQUEEZEBERT
 from squeezebert_kernels.layers.layers import _Record
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..demo import Embedder, load_passages, mean_pooled, minilm_folder
-from ..optimize import optimize
+from ..fusion.optimize import optimize
 from .contestants import OPTIMIZE, shared_copy
 from .runner import relative_error
 

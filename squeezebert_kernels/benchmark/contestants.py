@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..optimize import optimize
+from ..fusion.optimize import optimize
 from .workload import Inputs, load_stock
 
 EXTRA = "pip install 'squeezebert-kernels[bench]'"

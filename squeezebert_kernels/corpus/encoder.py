@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from ..console import UserError, quiet_transformers
+from ..fusion.optimize import Report, optimize, report
 from ..models.hub import FILES, fetch_checkpoint
 from ..models.pooling import pooled
-from ..optimize import Report, optimize, report
 from .job import Job, one_line
 
 Progress = Callable[[int, int], None]

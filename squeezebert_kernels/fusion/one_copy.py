@@ -8,9 +8,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from .layers.layers import freeze_layer
+from ..layers.layers import freeze_layer
+from ..weights.frozen import freeze_rows
 from .report import Report
-from .weights.frozen import freeze_rows
 
 __all__ = ["leave_one_copy"]
 

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import _native, hosts
-from .layers.layers import LayerFamily, last_fallback, why_not_trained
-from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
-from .layers.parts import activation_name, own_class, why_not_fused
-from .models.modeling import FAMILY, SqueezeBertModule
-from .ops import devices
-from .ops.devices import why_no_kernel
-from .weights.frozen import PackedWeight, frozen_weights
-from .weights.packing import PackedWeights
+from .. import _native
+from ..layers.layers import LayerFamily, last_fallback, why_not_trained
+from ..layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
+from ..layers.parts import activation_name, own_class, why_not_fused
+from ..models.modeling import FAMILY, SqueezeBertModule
+from ..ops import devices
+from ..ops.devices import why_no_kernel
+from ..weights.frozen import PackedWeight, frozen_weights
+from ..weights.packing import PackedWeights
+from . import hosts
 
 # Fewer channels per group than this leave most lanes of a vector idle.
 MIN_GROUP_CHANNELS = 4

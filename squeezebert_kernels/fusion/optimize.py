@@ -8,17 +8,17 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..layers.graphs import set_cuda_graphs
+from ..layers.layers import forget_plan, remember_fallback
+from ..layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
+from ..layers.padding import set_skip_padding
+from ..models.modeling import SqueezeBertEncoder
+from ..weights.frozen import frozen_weights, return_memory, thaw
+from ..weights.int8_config import mark_int8, unmark_int8
+from ..weights.packing import PackedWeights
 from . import hosts
-from .layers.graphs import set_cuda_graphs
-from .layers.layers import forget_plan, remember_fallback
-from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
-from .layers.padding import set_skip_padding
-from .models.modeling import SqueezeBertEncoder
 from .one_copy import leave_one_copy
 from .report import Report, conv_reason, report
-from .weights.frozen import frozen_weights, return_memory, thaw
-from .weights.int8_config import mark_int8, unmark_int8
-from .weights.packing import PackedWeights
 
 __all__ = ["Report", "disable", "enable", "optimize", "report", "restore"]
 

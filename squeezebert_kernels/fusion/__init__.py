@@ -1,0 +1,1 @@
+"""Puts the kernels under a live model, takes them away again, and says what runs on them."""
