@@ -5,9 +5,9 @@ transformers' own. :func:`report` says what runs on the kernels and what does no
 """
 
 from . import ops
-from .fusion import quantizer
+from .fusion import int8_quantizer  # noqa: F401  (registers itself with transformers)
 from .fusion.optimize import Report, disable, enable, optimize, report, restore
-from .layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
+from .layers.conv import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .models.configuration import SqueezeBertConfig
 from .models.heads import (
     SqueezeBertForMaskedLM,
@@ -16,7 +16,7 @@ from .models.heads import (
     SqueezeBertForSequenceClassification,
     SqueezeBertForTokenClassification,
 )
-from .models.modeling import SqueezeBertModel, SqueezeBertPreTrainedModel
+from .models.squeezebert import SqueezeBertModel, SqueezeBertPreTrainedModel
 from .models.tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
 from .ops import reference
 

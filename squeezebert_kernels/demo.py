@@ -28,8 +28,8 @@ from .console import UserError, machine_line, make_console, make_progress, quiet
 from .fusion.optimize import optimize
 from .models.configuration import SqueezeBertConfig
 from .models.hub import fetch_checkpoint
-from .models.modeling import SqueezeBertModel
 from .models.pooling import pooled
+from .models.squeezebert import SqueezeBertModel
 
 HELP = "semantic search with MiniLM's real weights, and SqueezeBERT side by side with stock transformers"
 

@@ -6,8 +6,8 @@ from test_optimize import assert_same, batch, bert, run, squeezebert, weights
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels.fusion.hosts import SQUEEZEBERT
-from squeezebert_kernels.layers.layers import _Record
+from squeezebert_kernels.fusion.stock_classes import SQUEEZEBERT
+from squeezebert_kernels.layers.fused_layer import _Record
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels import ops
-from squeezebert_kernels.layers import layers
+from squeezebert_kernels.layers import fused_layer
 from squeezebert_kernels.ops import reference
 
 NAME = "encoder_layer"
@@ -228,7 +228,7 @@ def calls(monkeypatch):
 def by_two_ops(monkeypatch):
     def call(function, *arguments, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(layers, "_is_one_op", lambda *_: False)
+            patch.setattr(fused_layer, "_is_one_op", lambda *_: False)
             return function(*arguments, **options)
 
     return call
@@ -261,7 +261,7 @@ def layer_of(model):
     """(layer, its plan) after a first call."""
     run(model, batch())
     layer = model.encoder.layers[0] if hasattr(model.encoder, "layers") else model.encoder.layer[0]
-    return layer, layers._plans[layer][0]
+    return layer, fused_layer._plans[layer][0]
 
 
 LOWEST = torch.finfo(torch.float32).min
@@ -287,11 +287,11 @@ def test_masks(kind, calls, by_two_ops):
     x = randn(3, 11, 32)
     calls.clear()
     with torch.no_grad():
-        y = layers.fused_layer(layer, plan, x, mask)
+        y = fused_layer.fused_layer(layer, plan, x, mask)
         assert calls == outcome
-        assert torch.equal(y, by_two_ops(layers.fused_layer, layer, plan, x, mask))
+        assert torch.equal(y, by_two_ops(fused_layer.fused_layer, layer, plan, x, mask))
         strided = x.transpose(0, 1).contiguous().transpose(0, 1)
-        assert torch.equal(y, layers.fused_layer(layer, plan, strided, mask))
+        assert torch.equal(y, fused_layer.fused_layer(layer, plan, strided, mask))
 
 
 X = randn(3, 11, 32)
@@ -309,12 +309,12 @@ def test_errors_are_those_of_the_two_ops(kind, by_two_ops):
     layer, plan = layer_of(sbk.optimize(bert()))
     if kind == "meta bias":  # its values would be whatever is in memory: the op's shape function would run
         layer.output.dense.bias = torch.nn.Parameter(layer.output.dense.bias.to("meta"))
-        plan = layers.LayerPlan(layer, layers._plans[layer][1].family)
+        plan = fused_layer.LayerPlan(layer, fused_layer._plans[layer][1].family)
     with torch.no_grad():
         with pytest.raises(ValueError) as expected:
-            by_two_ops(layers.fused_layer, layer, plan, x, mask)
+            by_two_ops(fused_layer.fused_layer, layer, plan, x, mask)
         with pytest.raises(ValueError) as found:
-            layers.fused_layer(layer, plan, x, mask)
+            fused_layer.fused_layer(layer, plan, x, mask)
     assert str(found.value) == str(expected.value)
 
 
@@ -338,7 +338,7 @@ def test_what_wants_gradients(wanted, calls):
     if leaf is not None:
         leaf.requires_grad_()
     calls.clear()
-    y = layers.fused_layer(layer, plan, x, mask)
+    y = fused_layer.fused_layer(layer, plan, x, mask)
     assert calls == ([True] if leaf is None else [])
     assert y.requires_grad == (leaf is not None)
     if leaf is not None:
@@ -358,21 +358,23 @@ def test_where_it_stays_away(kind, calls):
     x = randn(2, 5, 32)
     calls.clear()
     with torch.no_grad():
-        expected = layers.fused_layer(layer, plan, x, None)
+        expected = fused_layer.fused_layer(layer, plan, x, None)
         assert calls == [True]
         if kind == "autocast":
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                y = layers.fused_layer(layer, plan, x, None)
+                y = fused_layer.fused_layer(layer, plan, x, None)
         elif kind == "torch.func":
-            y = torch.func.vmap(lambda e: layers.fused_layer(layer, plan, e[None], None)[0])(x)
+            y = torch.func.vmap(lambda e: fused_layer.fused_layer(layer, plan, e[None], None)[0])(x)
         elif kind == "dispatch mode":
             with FlopCounterMode(display=False):
-                y = layers.fused_layer(layer, plan, x, None)
+                y = fused_layer.fused_layer(layer, plan, x, None)
         elif kind == "subclass":
-            y = layers.fused_layer(layer, plan, x.as_subclass(Subclass), None)
+            y = fused_layer.fused_layer(layer, plan, x.as_subclass(Subclass), None)
         else:
             model.bfloat16()
-            y = layers.fused_layer(layer, layers.plan_of(layer, layers._plans[layer][1].family), x.bfloat16(), None)
+            y = fused_layer.fused_layer(
+                layer, fused_layer.plan_of(layer, fused_layer._plans[layer][1].family), x.bfloat16(), None
+            )
     assert calls == [True]
     torch.testing.assert_close(y.float(), expected, rtol=0, atol=0.1)
 

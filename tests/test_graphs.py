@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, SqueezeBertConfig, SqueezeBertMo
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels import ops
-from squeezebert_kernels.layers import encoders, graphs, padding
+from squeezebert_kernels.layers import cuda_graphs, fused_encoder, padding
 from squeezebert_kernels.ops import devices, reference
 
 triton_kernels = pytest.importorskip("squeezebert_kernels.triton_kernels")
@@ -21,7 +21,7 @@ SIZES = {
 
 
 class FakeGraph:
-    """As graphs._Graph, of Python calls."""
+    """As cuda_graphs._Graph, of Python calls."""
 
     captured = 0
     replayed = 0
@@ -53,11 +53,11 @@ def cuda(monkeypatch):
     """Every tensor says that it is on a CUDA device; the kernels there are the reference's."""
     FakeGraph.captured = FakeGraph.replayed = 0
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True), raising=False)
-    for module in (devices, encoders, ops):
+    for module in (devices, fused_encoder, ops):
         monkeypatch.setattr(module, "why_no_kernel", lambda x: None)
     monkeypatch.setattr(devices, "describe", lambda index: "a fake")
     monkeypatch.setattr(devices, "why_no_triton", lambda index: None)
-    monkeypatch.setattr(graphs, "_Graph", FakeGraph)
+    monkeypatch.setattr(cuda_graphs, "_Graph", FakeGraph)
     monkeypatch.setattr(torch.cuda, "Stream", Nothing)
     monkeypatch.setattr(torch.cuda, "Event", Nothing)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: 0)
@@ -143,7 +143,7 @@ def test_other_memory_of_a_weight_is_captured_anew(cuda):
     after = run(model, ids)
     assert FakeGraph.captured == 2
     assert not torch.equal(before, after)
-    (graph,) = graphs._encoders[model.encoder].of.values()  # the old one, and the old weight with it, is gone
+    (graph,) = cuda_graphs._encoders[model.encoder].of.values()  # the old one, and the old weight with it, is gone
     assert weight.data_ptr() in graph.pointers
 
 
@@ -193,17 +193,17 @@ def test_padding_left_out_is_no_graph(cuda):
 
 
 def test_graphs_are_few_and_freed(cuda, monkeypatch):
-    monkeypatch.setattr(graphs, "MAX_GRAPHS", 2)
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
     model = sbk.optimize(squeezebert(), cuda_graphs=True)
     for length in (3, 4, 5):
         run(model, ids_of(1, length))
-    assert len(graphs._encoders[model.encoder].of) == 2
-    monkeypatch.setattr(graphs, "MAX_TOKENS", 5)
+    assert len(cuda_graphs._encoders[model.encoder].of) == 2
+    monkeypatch.setattr(cuda_graphs, "MAX_TOKENS", 5)
     run(model, ids_of(1, 6))
     assert FakeGraph.captured == 3
     sbk.restore(model)
-    assert model.encoder not in graphs._encoders
-    assert not graphs.uses_cuda_graphs(model.encoder)
+    assert model.encoder not in cuda_graphs._encoders
+    assert not cuda_graphs.uses_cuda_graphs(model.encoder)
 
 
 def test_a_copy_captures_its_own(cuda):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from squeezebert_kernels.models.configuration import SqueezeBertConfig
 from squeezebert_kernels.models.heads import ARCHITECTURES, AUTO_CLASSES, SqueezeBertForMaskedLM
-from squeezebert_kernels.models.modeling import SqueezeBertModel
+from squeezebert_kernels.models.squeezebert import SqueezeBertModel
 from squeezebert_kernels.models.tokenization import SqueezeBertTokenizer
 
 TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5

@@ -11,7 +11,7 @@ from torch import nn
 
 from squeezebert_kernels.models.configuration import SqueezeBertConfig
 from squeezebert_kernels.models.heads import ARCHITECTURES, SqueezeBertForMaskedLM
-from squeezebert_kernels.models.modeling import SqueezeBertModel, SqueezeBertModule
+from squeezebert_kernels.models.squeezebert import SqueezeBertModel, SqueezeBertModule
 
 
 @pytest.fixture(scope="module")

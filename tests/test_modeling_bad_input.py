@@ -9,7 +9,7 @@ import transformers
 from hf_models import HEADS, TINY, WITH_LOSS, inputs_for, labels_for, ours, pair
 
 from squeezebert_kernels.models.heads import ARCHITECTURES
-from squeezebert_kernels.models.modeling import SqueezeBertModel
+from squeezebert_kernels.models.squeezebert import SqueezeBertModel
 
 
 @pytest.fixture(scope="module")

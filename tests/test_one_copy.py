@@ -323,7 +323,7 @@ def test_under_inference_mode(dtype):
 def test_a_failure_at_the_end_keeps_the_originals(monkeypatch):
     model = squeezebert()
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr(sys.modules["squeezebert_kernels.optimize"], "mark_int8", lambda model: 1 / 0)
+    monkeypatch.setattr(sys.modules["squeezebert_kernels.fusion.optimize"], "mark_int8", lambda model: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         one_copy_of(model)
     assert not weights(model)

@@ -9,7 +9,7 @@ from transformers import SqueezeBertConfig, SqueezeBertModel
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels import cli, tune
-from squeezebert_kernels.layers import graphs
+from squeezebert_kernels.layers import cuda_graphs
 from squeezebert_kernels.ops import devices
 
 configs = pytest.importorskip("squeezebert_kernels.triton_kernels.configs")
@@ -132,7 +132,7 @@ class TestWithoutGpu:
         model = SqueezeBertModel(SqueezeBertConfig(num_hidden_layers=1, vocab_size=9)).eval()
         with pytest.raises(ValueError, match=r"cuda_graphs=True needs a model on a CUDA device.*model.to\('cuda'\)"):
             sbk.optimize(model, cuda_graphs=True)
-        assert not graphs.uses_cuda_graphs(model.encoder)
+        assert not cuda_graphs.uses_cuda_graphs(model.encoder)
         assert type(model.encoder).__name__ == "SqueezeBertEncoder"
 
     def test_float16_on_a_cpu(self):

@@ -63,7 +63,6 @@ def main(argv: list[str]) -> None:
     import tempfile
 
     import torch
-    import transformers
 
     from ..console import quiet_transformers
     from .contestants import RUNTIME, VINO, Setting, onnx_path, select

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from ..layers.layers import freeze_layer
+from ..layers.fused_layer import freeze_layer
 from ..weights.frozen import freeze_rows
 from .report import Report
 

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..layers.graphs import set_cuda_graphs
-from ..layers.layers import forget_plan, remember_fallback
-from ..layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d
+from ..layers.conv import GroupedPointwiseConv1d, GroupedPointwiseConv2d
+from ..layers.cuda_graphs import set_cuda_graphs
+from ..layers.fused_layer import forget_plan, remember_fallback
 from ..layers.padding import set_skip_padding
-from ..models.modeling import SqueezeBertEncoder
+from ..models.squeezebert import SqueezeBertEncoder
 from ..weights.frozen import frozen_weights, return_memory, thaw
 from ..weights.int8_config import mark_int8, unmark_int8
 from ..weights.packing import PackedWeights
-from . import hosts
+from . import stock_classes
 from .one_copy import leave_one_copy
 from .report import Report, conv_reason, report
 
@@ -32,8 +32,8 @@ _enable_lock = threading.Lock()
 
 def _replacement(module: Any) -> type | None:
     """The class that stands in for ``module``'s, None where it stays as it is."""
-    if type(module) in hosts.STOCK_TO_FUSED:
-        return hosts.STOCK_TO_FUSED[type(module)]
+    if type(module) in stock_classes.STOCK_TO_FUSED:
+        return stock_classes.STOCK_TO_FUSED[type(module)]
     if type(module) in _CONVS and module.groups > 1 and conv_reason(module) is None:
         return _CONVS[type(module)]
     return None
@@ -49,7 +49,7 @@ def _plan(model: nn.Module) -> list[tuple[nn.Module, type]]:
         new_class = _replacement(module)
         if new_class is not None:
             plan.append((module, new_class))
-        if isinstance(module, hosts.WHOLE):
+        if isinstance(module, stock_classes.WHOLE):
             inside.append(name + "." if name else "")
     return plan
 
@@ -156,7 +156,11 @@ def optimize(
         for entry in found.entries:
             entry.module.__dict__["_sbk_compute"] = compute
         for module in model.modules():
-            if type(module) in (hosts.FusedSqueezeBertEncoder, hosts.FusedBertEncoder, SqueezeBertEncoder):
+            if type(module) in (
+                stock_classes.FusedSqueezeBertEncoder,
+                stock_classes.FusedBertEncoder,
+                SqueezeBertEncoder,
+            ):
                 set_skip_padding(module, skip_padding)
                 set_cuda_graphs(module, cuda_graphs)
         if free_original:
@@ -218,8 +222,8 @@ def _convert(model: nn.Module, dtype: torch.dtype, converted: list[_Converted]) 
 
 
 def _restore_class(module: nn.Module) -> None:
-    if type(module) in hosts.FUSED_TO_STOCK:
-        module.__class__ = hosts.FUSED_TO_STOCK[type(module)]
+    if type(module) in stock_classes.FUSED_TO_STOCK:
+        module.__class__ = stock_classes.FUSED_TO_STOCK[type(module)]
     elif type(module) in _CONVS.values() and _ORIGINAL_CLASS in module.__dict__:  # not one parametrized since
         module.__class__ = module.__dict__.pop(_ORIGINAL_CLASS)
     forget_plan(module)
@@ -254,7 +258,10 @@ def restore(model: Model) -> Model:
 
 
 def _namespaces() -> list[tuple[Any, str, type, type]]:
-    return [(hosts.HOMES[stock], stock.__name__, stock, fused) for stock, fused in hosts.STOCK_TO_FUSED.items()]
+    return [
+        (stock_classes.HOMES[stock], stock.__name__, stock, fused)
+        for stock, fused in stock_classes.STOCK_TO_FUSED.items()
+    ]
 
 
 def enable() -> None:

@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from .. import _native
-from ..layers.layers import LayerFamily, last_fallback, why_not_trained
-from ..layers.modules import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
+from ..layers.conv import GroupedPointwiseConv1d, GroupedPointwiseConv2d, compute_dtype, why_not_pointwise
+from ..layers.fused_layer import LayerFamily, last_fallback, why_not_trained
 from ..layers.parts import activation_name, own_class, why_not_fused
-from ..models.modeling import FAMILY, SqueezeBertModule
+from ..models.squeezebert import FAMILY, SqueezeBertModule
 from ..ops import devices
 from ..ops.devices import why_no_kernel
 from ..weights.frozen import PackedWeight, frozen_weights
 from ..weights.packing import PackedWeights
-from . import hosts
+from . import stock_classes
 
 # Fewer channels per group than this leave most lanes of a vector idle.
 MIN_GROUP_CHANNELS = 4
@@ -125,14 +125,16 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
     for name, module in model.named_modules():
         if any(name.startswith(prefix) for prefix in inside):
             continue
-        if isinstance(module, hosts.STOCK_SQUEEZEBERT_ENCODER):
+        if isinstance(module, stock_classes.STOCK_SQUEEZEBERT_ENCODER):
             for i, layer in enumerate(module.layers):
                 layer_name = f"{name}.layers.{i}".lstrip(".")
                 inside.append(layer_name + ".")
-                yield _layer_entry(layer_name, "SqueezeBERT layer", layer, hosts.SQUEEZEBERT, _host_reason(module))
-        elif isinstance(module, hosts.STOCK_BERT_LAYER):
+                yield _layer_entry(
+                    layer_name, "SqueezeBERT layer", layer, stock_classes.SQUEEZEBERT, _stock_reason(module)
+                )
+        elif isinstance(module, stock_classes.STOCK_BERT_LAYER):
             inside.append(name + "." if name else "")
-            yield _layer_entry(name, "BERT layer", module, hosts.BERT, _host_reason(module))
+            yield _layer_entry(name, "BERT layer", module, stock_classes.BERT, _stock_reason(module))
         elif isinstance(module, SqueezeBertModule):
             inside.append(name + "." if name else "")
             yield _layer_entry(name, "SqueezeBERT layer", module, FAMILY, None)
@@ -144,10 +146,10 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
             yield _entry(name, "grouped 1x1 conv", "fallback", module, reason)
 
 
-def _host_reason(module: nn.Module) -> str | None:
-    if type(module) in hosts.STOCK_TO_FUSED:
+def _stock_reason(module: nn.Module) -> str | None:
+    if type(module) in stock_classes.STOCK_TO_FUSED:
         return "not optimized: call optimize()"
-    if own_class(module) not in hosts.STOCK_TO_FUSED.values():
+    if own_class(module) not in stock_classes.STOCK_TO_FUSED.values():
         return f"{type(module).__name__} is a subclass that the kernels do not know"
     if "forward" in module.__dict__:
         return f"{type(module).__name__}.forward is patched"

@@ -17,7 +17,7 @@ from transformers.models.squeezebert import modeling_squeezebert
 from ..models.configuration import TRANSFORMERS_5
 from ..weights.frozen import PackedWeight, QuantizedRows
 from ..weights.packing import changes_unseen
-from .modules import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise
+from .conv import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise
 
 __all__ = [
     "LayerParts",

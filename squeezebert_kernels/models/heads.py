@@ -24,7 +24,7 @@ from transformers.modeling_outputs import (
 
 from .configuration import TRANSFORMERS_5, SqueezeBertConfig
 from .inputs import check_labels
-from .modeling import SqueezeBertModel, SqueezeBertPreTrainedModel, wants_return_dict
+from .squeezebert import SqueezeBertModel, SqueezeBertPreTrainedModel, wants_return_dict
 
 __all__ = [
     "ARCHITECTURES",

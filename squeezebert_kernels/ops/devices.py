@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .autocast import ENDS_IN_LAYER_NORM
-from .circumstances import under_transform
+from .torch_state import under_transform
 
 __all__ = ["KERNEL_DTYPES", "describe", "register", "why_no_kernel", "why_no_triton"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .circumstances import under_transform, wants_gradients
 from .devices import why_no_kernel
+from .torch_state import under_transform, wants_gradients
 
 __all__ = ["in_own_words", "run", "run_trained"]
 

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from .. import _native
 from . import autocast, devices, gradients, reference, schemas, training, validation
-from .circumstances import under_transform, wants_gradients
 from .devices import KERNEL_DTYPES, why_no_kernel
 from .dispatch import in_own_words, run, run_trained
+from .torch_state import under_transform, wants_gradients
 
 __all__ = [
     "attention_block",

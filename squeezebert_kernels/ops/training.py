@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .circumstances import is_tracing, wants_gradients
+from .torch_state import is_tracing, wants_gradients
 
 __all__ = ["attention_block", "is_autocast", "is_wanted", "post_attention_block"]
 

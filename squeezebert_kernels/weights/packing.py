@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import ops
-from ..ops.circumstances import is_tracing, under_transform
 from ..ops.devices import KERNEL_DTYPES
+from ..ops.torch_state import is_tracing, under_transform
 from .frozen import QuantizedRows, packed_of
 
 _PACKABLE = (torch.nn.Parameter, Tensor, QuantizedRows)

@@ -19,9 +19,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
-from ..layers.encoders import run_layers
-from ..layers.layers import LayerFamily, fused_or_none, plan_of
-from ..layers.modules import TokenMajorConv1d
+from ..layers.conv import TokenMajorConv1d
+from ..layers.fused_encoder import run_layers
+from ..layers.fused_layer import LayerFamily, fused_or_none, plan_of
 from ..layers.parts import LayerParts, own_class
 from .checkpoints import check_loaded, explain_mismatch, read_shapes, weight_files
 from .configuration import SqueezeBertConfig, check_config

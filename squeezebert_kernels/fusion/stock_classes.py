@@ -17,8 +17,8 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPa
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
-from ..layers.encoders import run_layers, runs_layers_at_once
-from ..layers.layers import LayerFamily, fused_or_none, plan_of, remember_fallback
+from ..layers.fused_encoder import run_layers, runs_layers_at_once
+from ..layers.fused_layer import LayerFamily, fused_or_none, plan_of, remember_fallback
 from ..layers.parts import LayerParts, has_hooks, is_elementwise, own_class, why_altered, why_class_altered
 
 try:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import training
-from ..ops.circumstances import is_tracing, under_transform, wants_gradients
 from ..ops.devices import why_no_kernel
+from ..ops.torch_state import is_tracing, under_transform, wants_gradients
 from ..weights.frozen import FrozenWeight, for_kernels, freeze
 from ..weights.packing import PackedWeights, changes_unseen
-from .modules import compute_dtype
+from .conv import compute_dtype
 from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_not_fused
 
 __all__ = [

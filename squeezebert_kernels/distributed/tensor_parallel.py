@@ -18,8 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
 from .. import ops
-from ..layers.modules import TokenMajorConv1d, compute_dtype
-from ..models.modeling import ConvActivation, SqueezeBertModule, SqueezeBertSelfAttention
+from ..layers.conv import TokenMajorConv1d, compute_dtype
+from ..models.squeezebert import ConvActivation, SqueezeBertModule, SqueezeBertSelfAttention
 from ..weights.packing import PackedWeights
 
 __all__ = ["parallelize"]

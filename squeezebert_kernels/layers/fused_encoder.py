@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import validation
-from ..ops.circumstances import is_tracing
 from ..ops.devices import why_no_kernel
-from . import graphs
-from .layers import LayerFamily, LayerPlan, fused_layer, plans_of, remember_fallback
+from ..ops.torch_state import is_tracing
+from . import cuda_graphs
+from .fused_layer import LayerFamily, LayerPlan, fused_layer, plans_of, remember_fallback
 from .padding import skips_padding, unpad
 from .parts import has_hooks
 
@@ -49,12 +49,12 @@ def run_layers(
     layers = list(layers)
     early = None
     if not hidden_states.is_cuda:
-        graphs.forget(encoder)
+        cuda_graphs.forget(encoder)
     elif _may_be_a_graph(encoder, hidden_states) and (attention_mask is None or isinstance(attention_mask, Tensor)):
         # Looking at every module takes as long as the GPU takes for a small batch. So the graph of the last time is
         # launched first, and what comes of it counts only if nothing has changed.
         attention_mask = _mask_once(attention_mask, hidden_states)
-        early = graphs.replay(encoder, every_layer, hidden_states, attention_mask)
+        early = cuda_graphs.replay(encoder, every_layer, hidden_states, attention_mask)
     plans = plans_of(encoder, layers, family)
     if any(has_hooks(layer) or plan.reason or why_not(layer) for layer, plan in zip(layers, plans)):
         return None
@@ -84,11 +84,11 @@ def _run(
     # An activation of somebody's runs as Python, which a graph would not.
     if run is _layer_by_layer or not _may_be_a_graph(encoder, x):
         return run(layers, plans, x, _mask_once(mask, x), None, every_layer)
-    graphs.capture(
+    cuda_graphs.capture(
         encoder, lambda x, mask: run(layers, plans, x, mask, None, every_layer), every_layer, x, mask,
         made_for=(plans, _pointers(plans)), keep=[t for plan in plans for t in plan.tensors()],
     )  # fmt: skip
-    replayed = graphs.replay(encoder, every_layer, x, mask)
+    replayed = cuda_graphs.replay(encoder, every_layer, x, mask)
     return run(layers, plans, x, mask, None, every_layer) if replayed is None else replayed.states
 
 
@@ -148,9 +148,9 @@ def _pointers(plans: Sequence[LayerPlan]) -> list[int]:
 
 
 def _may_be_a_graph(encoder: nn.Module, x: Tensor) -> bool:
-    if not x.is_cuda or not graphs.uses_cuda_graphs(encoder) or skips_padding(encoder):
+    if not x.is_cuda or not cuda_graphs.uses_cuda_graphs(encoder) or skips_padding(encoder):
         return False
-    return 0 < x.numel() <= graphs.MAX_TOKENS * x.shape[-1] and not torch.cuda.is_current_stream_capturing()
+    return 0 < x.numel() <= cuda_graphs.MAX_TOKENS * x.shape[-1] and not torch.cuda.is_current_stream_capturing()
 
 
 def _mask_once(mask: Tensor | None, x: Tensor) -> Tensor | None:
