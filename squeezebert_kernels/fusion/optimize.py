@@ -16,9 +16,9 @@ from ..models.squeezebert import SqueezeBertEncoder
 from ..weights.frozen import frozen_weights, return_memory, thaw
 from ..weights.int8_config import mark_int8, unmark_int8
 from ..weights.packing import PackedWeights
-from . import stock_classes
 from .one_copy import leave_one_copy
 from .report import Report, conv_reason, report
+from .stock_classes import FUSED_TO_STOCK, HOMES, STOCK_TO_FUSED, WHOLE, FusedBertEncoder, FusedSqueezeBertEncoder
 
 __all__ = ["Report", "disable", "enable", "optimize", "report", "restore"]
 
@@ -32,8 +32,8 @@ _enable_lock = threading.Lock()
 
 def _replacement(module: Any) -> type | None:
     """The class that stands in for ``module``'s, None where it stays as it is."""
-    if type(module) in stock_classes.STOCK_TO_FUSED:
-        return stock_classes.STOCK_TO_FUSED[type(module)]
+    if type(module) in STOCK_TO_FUSED:
+        return STOCK_TO_FUSED[type(module)]
     if type(module) in _CONVS and module.groups > 1 and conv_reason(module) is None:
         return _CONVS[type(module)]
     return None
@@ -49,7 +49,7 @@ def _plan(model: nn.Module) -> list[tuple[nn.Module, type]]:
         new_class = _replacement(module)
         if new_class is not None:
             plan.append((module, new_class))
-        if isinstance(module, stock_classes.WHOLE):
+        if isinstance(module, WHOLE):
             inside.append(name + "." if name else "")
     return plan
 
@@ -157,8 +157,8 @@ def optimize(
             entry.module.__dict__["_sbk_compute"] = compute
         for module in model.modules():
             if type(module) in (
-                stock_classes.FusedSqueezeBertEncoder,
-                stock_classes.FusedBertEncoder,
+                FusedSqueezeBertEncoder,
+                FusedBertEncoder,
                 SqueezeBertEncoder,
             ):
                 set_skip_padding(module, skip_padding)
@@ -222,8 +222,8 @@ def _convert(model: nn.Module, dtype: torch.dtype, converted: list[_Converted]) 
 
 
 def _restore_class(module: nn.Module) -> None:
-    if type(module) in stock_classes.FUSED_TO_STOCK:
-        module.__class__ = stock_classes.FUSED_TO_STOCK[type(module)]
+    if type(module) in FUSED_TO_STOCK:
+        module.__class__ = FUSED_TO_STOCK[type(module)]
     elif type(module) in _CONVS.values() and _ORIGINAL_CLASS in module.__dict__:  # not one parametrized since
         module.__class__ = module.__dict__.pop(_ORIGINAL_CLASS)
     forget_plan(module)
@@ -258,10 +258,7 @@ def restore(model: Model) -> Model:
 
 
 def _namespaces() -> list[tuple[Any, str, type, type]]:
-    return [
-        (stock_classes.HOMES[stock], stock.__name__, stock, fused)
-        for stock, fused in stock_classes.STOCK_TO_FUSED.items()
-    ]
+    return [(HOMES[stock], stock.__name__, stock, fused) for stock, fused in STOCK_TO_FUSED.items()]
 
 
 def enable() -> None:

@@ -18,7 +18,7 @@ from ..ops import devices
 from ..ops.devices import why_no_kernel
 from ..weights.frozen import PackedWeight, frozen_weights
 from ..weights.packing import PackedWeights
-from . import stock_classes
+from .stock_classes import BERT, SQUEEZEBERT, STOCK_BERT_LAYER, STOCK_SQUEEZEBERT_ENCODER, STOCK_TO_FUSED
 
 # Fewer channels per group than this leave most lanes of a vector idle.
 MIN_GROUP_CHANNELS = 4
@@ -125,16 +125,14 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
     for name, module in model.named_modules():
         if any(name.startswith(prefix) for prefix in inside):
             continue
-        if isinstance(module, stock_classes.STOCK_SQUEEZEBERT_ENCODER):
+        if isinstance(module, STOCK_SQUEEZEBERT_ENCODER):
             for i, layer in enumerate(module.layers):
                 layer_name = f"{name}.layers.{i}".lstrip(".")
                 inside.append(layer_name + ".")
-                yield _layer_entry(
-                    layer_name, "SqueezeBERT layer", layer, stock_classes.SQUEEZEBERT, _stock_reason(module)
-                )
-        elif isinstance(module, stock_classes.STOCK_BERT_LAYER):
+                yield _layer_entry(layer_name, "SqueezeBERT layer", layer, SQUEEZEBERT, _stock_reason(module))
+        elif isinstance(module, STOCK_BERT_LAYER):
             inside.append(name + "." if name else "")
-            yield _layer_entry(name, "BERT layer", module, stock_classes.BERT, _stock_reason(module))
+            yield _layer_entry(name, "BERT layer", module, BERT, _stock_reason(module))
         elif isinstance(module, SqueezeBertModule):
             inside.append(name + "." if name else "")
             yield _layer_entry(name, "SqueezeBERT layer", module, FAMILY, None)
@@ -147,9 +145,9 @@ def _entries(model: nn.Module) -> Iterator[Entry]:
 
 
 def _stock_reason(module: nn.Module) -> str | None:
-    if type(module) in stock_classes.STOCK_TO_FUSED:
+    if type(module) in STOCK_TO_FUSED:
         return "not optimized: call optimize()"
-    if own_class(module) not in stock_classes.STOCK_TO_FUSED.values():
+    if own_class(module) not in STOCK_TO_FUSED.values():
         return f"{type(module).__name__} is a subclass that the kernels do not know"
     if "forward" in module.__dict__:
         return f"{type(module).__name__}.forward is patched"
