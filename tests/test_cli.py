@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from squeezebert_kernels import cli, demo, doctor, ops
+from squeezebert_kernels import cli, ops
+from squeezebert_kernels.commands import demo, doctor
 from squeezebert_kernels.models import hub
 
 

@@ -338,7 +338,7 @@ def test_what_a_user_gets_wrong_is_one_line(model, corpus, tmp_path, capsys):
 
 @pytest.mark.parametrize("package, extra", [("pyarrow", "corpus"), ("ray", "ray")])
 def test_a_missing_package_is_one_line(model, corpus, tmp_path, capsys, monkeypatch, package, extra):
-    ours = ("squeezebert_kernels.cli", "squeezebert_kernels.corpus")
+    ours = ("squeezebert_kernels.cli", "squeezebert_kernels.commands", "squeezebert_kernels.corpus")
     for name in [n for n in sys.modules if n.startswith(ours) or n.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)

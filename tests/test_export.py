@@ -11,9 +11,9 @@ import transformers
 from hf_models import stock
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels import _capi
 from squeezebert_kernels.cli import main
-from squeezebert_kernels.export import export
+from squeezebert_kernels.export import c_library
+from squeezebert_kernels.export.sbk_file import export
 
 FIELDS = {
     "vocab_size": 99, "hidden_size": 32, "embedding_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -33,7 +33,7 @@ def weights(path):
 
 
 def opens(path):
-    with _capi.loaded(path, tier="scalar", verify=True) as model:
+    with c_library.loaded(path, tier="scalar", verify=True) as model:
         return bool(model)
 
 
@@ -114,12 +114,12 @@ def test_a_file_that_exists_stays_whole_if_writing_fails(tmp_path):
     before = file.read_bytes()
     code = """
 import resource, signal, sys
-from squeezebert_kernels import _capi
+from squeezebert_kernels.export import c_library
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-with _capi.loaded(sys.argv[1], "float16", "neondot") as model:
+with c_library.loaded(sys.argv[1], "float16", "neondot") as model:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
     try:
-        _capi.save(model, sys.argv[2])
+        c_library.save(model, sys.argv[2])
     except ValueError as error:
         sys.exit(str(error))
 """

@@ -9,12 +9,11 @@ import transformers
 from hf_models import HEADS, NO_DROPOUT, TINY, WITH_LOSS, inputs_for, ours, pair, relative, stock, worst
 from safetensors.torch import load_file, save_file
 
+from squeezebert_kernels.compat import TRANSFORMERS_5
 from squeezebert_kernels.models.configuration import SqueezeBertConfig
 from squeezebert_kernels.models.heads import ARCHITECTURES, AUTO_CLASSES, SqueezeBertForMaskedLM
 from squeezebert_kernels.models.squeezebert import SqueezeBertModel
 from squeezebert_kernels.models.tokenization import SqueezeBertTokenizer
-
-TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 
 
 @pytest.fixture(scope="module")

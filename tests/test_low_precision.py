@@ -12,7 +12,7 @@ from transformers.models.bert import modeling_bert
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels import ops
-from squeezebert_kernels.models.configuration import TRANSFORMERS_5
+from squeezebert_kernels.compat import TRANSFORMERS_5
 from squeezebert_kernels.ops import reference
 
 # Relative error (Frobenius) of one op: operands rounded to 8 or 7 bits of mantissa, errors of k products average out.

@@ -14,9 +14,9 @@ from test_tokenization import TEXTS
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from squeezebert_kernels import unicode_tables
+from squeezebert_kernels.export import unicode_tables
+from squeezebert_kernels.export.tokenizer_data import tokenizer_data
 from squeezebert_kernels.models.tokenization import SqueezeBertTokenizer
-from squeezebert_kernels.tokenizer_data import tokenizer_data
 
 OPTIONS = {
     "uncased": {},

@@ -15,7 +15,7 @@ from programs import ROOT, answer, command, run, shared_library
 from transformers import pipeline
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels.export import export
+from squeezebert_kernels.export.sbk_file import export
 
 FIELDS = {
     "vocab_size": 30522, "hidden_size": 32, "embedding_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -18,8 +18,8 @@ import transformers
 from hf_models import TINY, stock
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels.demo import mean_pooled, minilm_folder
-from squeezebert_kernels.export import export
+from squeezebert_kernels.data.samples import mean_pooled, minilm_folder
+from squeezebert_kernels.export.sbk_file import export
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python"))
 try:

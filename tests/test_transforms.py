@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels import ops
-from squeezebert_kernels.models.configuration import TRANSFORMERS_5
+from squeezebert_kernels.compat import TRANSFORMERS_5
 
 
 def parameters(model):

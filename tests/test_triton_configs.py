@@ -8,7 +8,8 @@ import torch
 from transformers import SqueezeBertConfig, SqueezeBertModel
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels import cli, tune
+from squeezebert_kernels import cli
+from squeezebert_kernels.commands import tune
 from squeezebert_kernels.layers import cuda_graphs
 from squeezebert_kernels.ops import devices
 

@@ -11,7 +11,7 @@ from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels.models.configuration import TRANSFORMERS_5
+from squeezebert_kernels.compat import TRANSFORMERS_5
 
 
 def reasons(model):

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from squeezebert_kernels import triton_kernels
+from squeezebert_kernels.commands.tune import microseconds
 from squeezebert_kernels.triton_kernels import launchers
 from squeezebert_kernels.triton_kernels.workload import CHANNELS, GROUPS, HEADS, HIDDEN
-from squeezebert_kernels.tune import microseconds
 
 LAYERS = 12
 K = CHANNELS // GROUPS

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..demo import Embedder, load_passages, mean_pooled, minilm_folder
+from ..data.samples import Embedder, load_passages, mean_pooled, minilm_folder
 from ..fusion.optimize import optimize
 from .contestants import OPTIMIZE, shared_copy
 from .runner import relative_error

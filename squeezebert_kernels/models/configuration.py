@@ -10,17 +10,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import transformers
 from transformers.activations import ACT2FN
 
-try:
-    from transformers import PreTrainedConfig as _ConfigBase
-except ImportError:  # transformers 4 spells it PretrainedConfig
-    from transformers import PretrainedConfig as _ConfigBase
+from ..compat import PreTrainedConfig
 
 __all__ = ["SqueezeBertConfig", "check_config"]
-
-TRANSFORMERS_5 = int(transformers.__version__.split(".")[0]) >= 5
 
 _MODEL_TYPE = "squeezebert"
 
@@ -112,7 +106,7 @@ def check_config(config: Any) -> None:
             raise ValueError(f"pad_token_id ({pad}) must be below vocab_size ({config.vocab_size})")
 
 
-class SqueezeBertConfig(_ConfigBase):
+class SqueezeBertConfig(PreTrainedConfig):
     """Shape and hyperparameters of a SqueezeBERT model; the defaults are those of the published one.
 
     Args:

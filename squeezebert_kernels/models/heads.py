@@ -22,7 +22,8 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from .configuration import TRANSFORMERS_5, SqueezeBertConfig
+from ..compat import TRANSFORMERS_5
+from .configuration import SqueezeBertConfig
 from .inputs import check_labels
 from .squeezebert import SqueezeBertModel, SqueezeBertPreTrainedModel, wants_return_dict
 

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerFast
 
-from .configuration import TRANSFORMERS_5
+from ..compat import TRANSFORMERS_5
 
 __all__ = ["SqueezeBertTokenizer", "SqueezeBertTokenizerFast"]
 

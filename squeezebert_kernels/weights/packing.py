@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import ops
 from ..ops.devices import KERNEL_DTYPES
+from ..ops.functions import is_current
 from ..ops.torch_state import is_tracing, under_transform
 from .frozen import QuantizedRows, packed_of
 
@@ -77,7 +78,7 @@ class PackedWeights:
         if self._state is not None and not tracing:
             known_dtype, stamps, packed = self._state
             same = known_dtype == dtype and all(stamp.fits(w) for stamp, w in zip(stamps, weights))
-            if same and ops.is_current(weights, packed):
+            if same and is_current(weights, packed):
                 return packed
         if not tracing and (only_copy := packed_of(weights, dtype)) is not None:
             return only_copy

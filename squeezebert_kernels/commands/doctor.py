@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from . import _native, ops
-from .console import checked_isa, cpu_name, make_console, quiet_transformers, usable_cpus
-from .fusion.optimize import optimize, report
-from .ops import devices, reference
+from .. import _native, ops
+from ..console import checked_isa, cpu_name, make_console, quiet_transformers, usable_cpus
+from ..fusion.optimize import optimize, report
+from ..ops import devices, reference
 
 HELP = "check this machine and this build: ISA, versions, a self-test of every op, what falls back"
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from os import PathLike, fspath
 from typing import Any
 
-from . import _native
+from .. import _native
 
 DTYPES = {"float32": 1, "bfloat16": 2, "int8": 3, "float16": 4}
 HEADS = {

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from .benchmark import memory, plots, results
-from .benchmark.contestants import Contestant, Setting, select
-from .benchmark.runner import Heat, PeakMeter, run_heat
-from .benchmark.workload import MODELS, Shape, load_stock, make_inputs, parse_shape, text_ids
-from .console import UserError, checked_isa, machine_line, make_console, make_progress, quiet_transformers, usable_cpus
-from .demo import check_checkpoint
+from ..benchmark import memory, plots, results
+from ..benchmark.contestants import Contestant, Setting, select
+from ..benchmark.runner import Heat, PeakMeter, run_heat
+from ..benchmark.workload import MODELS, Shape, load_stock, make_inputs, parse_shape, text_ids
+from ..console import UserError, checked_isa, machine_line, make_console, make_progress, quiet_transformers, usable_cpus
+from .arguments import check_checkpoint, comma_list, one, parse_count
 
 HELP = "time the models end to end: ours in fp32, bf16 and int8 beside PyTorch, ONNX Runtime and OpenVINO"
 
@@ -25,20 +24,6 @@ SHAPES = "1x32,1x128,1x384,8x128,32x128,ragged"
 QUICK = {"models": "squeezebert", "shapes": "1x128", "rounds": 10, "seconds": 12.0}
 FULL = {"models": ",".join(MODELS), "shapes": SHAPES, "rounds": 20, "seconds": 90.0}
 BUSY = 0.5  # load average from which a warning is printed
-
-T = TypeVar("T")
-
-
-def comma_list(parse: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """An argparse type: a list without repetitions, errors of ``parse`` shown as they are."""
-
-    def parse_list(text: str) -> list[T]:
-        try:
-            return list(dict.fromkeys(parse(part.strip()) for part in text.split(",")))
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse_list
 
 
 def parse_model(text: str) -> str:
@@ -50,22 +35,6 @@ def parse_model(text: str) -> str:
 def parse_contestant(text: str) -> str:
     select([text])
     return text
-
-
-def parse_count(text: str) -> int:
-    """A whole number from 1 on."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
-    if value < 1:
-        raise ValueError(f"must be at least 1, got {value}")
-    return value
-
-
-def one(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """An argparse type for one value."""
-    return lambda text: comma_list(parse)(text)[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

