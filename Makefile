@@ -60,10 +60,11 @@ runtime: $(STAMPS)/runtime  ## build squeezebert_runtime, for Python without tor
 doctor: build  ## check this machine and this build
 	@$(BIN)/squeezebert-kernels doctor
 
-lint: $(STAMPS)/dev  ## ruff, mypy and clang-format, changing nothing
+lint: $(STAMPS)/dev  ## ruff, mypy, clang-format and the import rule, changing nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python scripts/check_imports.py
 	@find csrc bench tests examples python -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(STAMPS)/dev  ## let ruff and clang-format rewrite the sources

@@ -1,0 +1,61 @@
+"""The rooms of the package: imports go one way, and no file outgrows its room."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import check_imports  # noqa: E402
+
+SOURCES = {".c", ".cc", ".cpp", ".h", ".hpp", ".py"}
+LONGEST = 500
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the package's Python files."""
+
+    def others(folder, names):
+        return [name for name in names if not (name.endswith(".py") or (Path(folder) / name).is_dir())]
+
+    shutil.copytree(ROOT / "squeezebert_kernels", tmp_path / "squeezebert_kernels", ignore=others)
+    return tmp_path
+
+
+def test_imports_go_one_way():
+    assert check_imports.violations() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("weights/packing.py", "from ..layers import conv", "weights must not import layers"),
+        ("weights/packing.py", "def f():\n    from ..layers import conv", "weights must not import"),
+        ("export/sbk_file.py", "from ..fusion import optimize", "export must not import fusion"),
+        ("layers/conv.py", "from .. import models", "layers must not import models"),
+        ("layers/conv.py", "import squeezebert_kernels.models", "layers must not import models"),
+        ("fusion/report.py", "import squeezebert_kernels as sbk", "name the room, not the package"),
+        ("fusion/report.py", "from .. import SqueezeBertModel", "name the room, not the package"),
+        ("layers/conv.py", "from .. import triton_kernels", "inside functions only"),
+        ("layers/padding.py", "from . import fused_encoder", "a circle"),
+        ("attic/new.py", "import os\nfrom .. import ops", "'attic' has no row"),
+    ],
+)  # fmt: skip
+def test_an_import_the_other_way_is_found(tree, file, line, message):
+    path = tree / "squeezebert_kernels" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{path.read_text() if path.exists() else ''}\n{line}\n")
+    assert message in "\n".join(check_imports.violations(tree))
+
+
+def test_no_file_outgrows_its_room():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout: which files are sources is git's to say")
+    sources = [ROOT / name for name in tracked.stdout.splitlines() if Path(name).suffix in SOURCES]
+    long = {path.name: lines for path in sources if (lines := len(path.read_bytes().splitlines())) > LONGEST}
+    assert not long, f"over {LONGEST} lines: is there a second room inside?"
