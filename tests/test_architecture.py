@@ -1,6 +1,5 @@
 """The rooms of the package: imports go one way, and no file outgrows its room."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +16,14 @@ LONGEST = 500
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of the package's Python files."""
-
-    def others(folder, names):
-        return [name for name in names if not (name.endswith(".py") or (Path(folder) / name).is_dir())]
-
-    shutil.copytree(ROOT / "squeezebert_kernels", tmp_path / "squeezebert_kernels", ignore=others)
+    """The package's folders and files, all of them empty but for two that already import one another one way."""
+    for path in (ROOT / "squeezebert_kernels").rglob("*.py"):
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.touch()
+    (tmp_path / "squeezebert_kernels/layers/fused_encoder.py").write_text("from .padding import unpad\n")
+    (tmp_path / "squeezebert_kernels/layers/padding.py").write_text("from ..ops import functions\n")
+    assert check_imports.violations(tmp_path) == []
     return tmp_path
 
 
