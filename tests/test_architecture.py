@@ -1,5 +1,6 @@
 """The rooms of the package: imports go one way, and no file outgrows its room."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,14 @@ def test_no_file_outgrows_its_room():
     sources = [ROOT / name for name in tracked.stdout.splitlines() if Path(name).suffix in SOURCES]
     long = {path.name: lines for path in sources if (lines := len(path.read_bytes().splitlines())) > LONGEST}
     assert not long, f"over {LONGEST} lines: is there a second room inside?"
+
+
+def test_marks_on_modules_are_in_one_list():
+    """Every key that the package puts into a module's ``__dict__`` is a constant of layers/marks.py that is used."""
+    marks = ROOT / "squeezebert_kernels" / "layers" / "marks.py"
+    listed = re.findall(r"^([A-Z_]+) = ", marks.read_text(), re.MULTILINE)
+    others = {p: p.read_text() for p in (ROOT / "squeezebert_kernels").rglob("*.py") if p != marks}
+    spelled = [str(p) for p, text in others.items() if re.search(r"""["']_sbk_""", text)]
+    assert not spelled, "marks spelled out beside layers/marks.py"
+    unused = [m for m in listed if m != "PACKED" and not any(re.search(rf"\b{m}\b", t) for t in others.values())]
+    assert not unused

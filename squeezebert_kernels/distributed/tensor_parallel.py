@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 
 from .. import ops
 from ..layers.conv import TokenMajorConv1d, compute_dtype
+from ..layers.marks import PACKED_CONV
 from ..models.squeezebert import ConvActivation, SqueezeBertModule, SqueezeBertSelfAttention
 from ..weights.packing import PackedWeights
 
@@ -135,7 +136,7 @@ def _distribute(conv: nn.Module, mesh: DeviceMesh, *placements: Placement) -> No
         if parameter is not None:
             shards = distribute_tensor(parameter.detach(), mesh, [placement])
             setattr(conv, name, nn.Parameter(shards, requires_grad=parameter.requires_grad))
-    conv.__dict__.pop("_sbk_packed", None)
+    conv.__dict__.pop(PACKED_CONV, None)
 
 
 def _to_each(x: Tensor, mesh: DeviceMesh, *, split: bool) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from ..layers.conv import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from ..layers.cuda_graphs import set_cuda_graphs
 from ..layers.fused_layer import forget_plan, remember_fallback
+from ..layers.marks import COMPUTE, ORIGINAL_CLASS, ORIGINAL_DTYPES, forget_packed
 from ..layers.padding import set_skip_padding
 from ..models.squeezebert import SqueezeBertEncoder
 from ..weights.frozen import frozen_weights, return_memory, thaw
 from ..weights.int8_config import mark_int8, unmark_int8
-from ..weights.packing import PackedWeights
 from .one_copy import leave_one_copy
 from .report import Report, conv_reason, report
 from .stock_classes import FUSED_TO_STOCK, HOMES, STOCK_TO_FUSED, WHOLE, FusedBertEncoder, FusedSqueezeBertEncoder
@@ -25,8 +25,6 @@ __all__ = ["Report", "disable", "enable", "optimize", "report", "restore"]
 Model = TypeVar("Model", bound=nn.Module)
 
 _CONVS: dict[type, type] = {nn.Conv1d: GroupedPointwiseConv1d, nn.Conv2d: GroupedPointwiseConv2d}
-_ORIGINAL_CLASS = "_sbk_original_class"
-_ORIGINAL_DTYPES = "_sbk_original_dtypes"
 _enable_lock = threading.Lock()
 
 
@@ -139,7 +137,7 @@ def optimize(
             remember_fallback(module, None)  # of the modules as they are, not of a call long ago
         for module, new_class in _plan(model):
             if type(module) in _CONVS:  # our own models are made of these classes: only swapped ones go back
-                module.__dict__[_ORIGINAL_CLASS] = type(module)
+                module.__dict__[ORIGINAL_CLASS] = type(module)
             module.__class__ = new_class
             changed.append(module)
         found = report(model)
@@ -152,9 +150,9 @@ def optimize(
             parts = "; ".join(f"{e.name}: {e.reason}" for e in found.fallbacks)
             raise RuntimeError(f"optimize(strict=True): {len(found.fallbacks)} parts would not run fused: {parts}")
         for one in converted:
-            one.module.__dict__.setdefault(_ORIGINAL_DTYPES, {}).setdefault(one.name, one.data.dtype)
+            one.module.__dict__.setdefault(ORIGINAL_DTYPES, {}).setdefault(one.name, one.data.dtype)
         for entry in found.entries:
-            entry.module.__dict__["_sbk_compute"] = compute
+            entry.module.__dict__[COMPUTE] = compute
         for module in model.modules():
             if type(module) in (
                 FusedSqueezeBertEncoder,
@@ -224,12 +222,11 @@ def _convert(model: nn.Module, dtype: torch.dtype, converted: list[_Converted]) 
 def _restore_class(module: nn.Module) -> None:
     if type(module) in FUSED_TO_STOCK:
         module.__class__ = FUSED_TO_STOCK[type(module)]
-    elif type(module) in _CONVS.values() and _ORIGINAL_CLASS in module.__dict__:  # not one parametrized since
-        module.__class__ = module.__dict__.pop(_ORIGINAL_CLASS)
+    elif type(module) in _CONVS.values() and ORIGINAL_CLASS in module.__dict__:  # not one parametrized since
+        module.__class__ = module.__dict__.pop(ORIGINAL_CLASS)
     forget_plan(module)
-    for key, value in list(module.__dict__.items()):
-        if isinstance(value, PackedWeights) or key == "_sbk_compute":
-            del module.__dict__[key]
+    forget_packed(module)
+    module.__dict__.pop(COMPUTE, None)
     remember_fallback(module, None)
     set_skip_padding(module, False)
     set_cuda_graphs(module, False)
@@ -250,7 +247,7 @@ def restore(model: Model) -> Model:
         _restore_class(module)
     unmark_int8(model)
     for module in model.modules():
-        dtypes = module.__dict__.pop(_ORIGINAL_DTYPES, {})
+        dtypes = module.__dict__.pop(ORIGINAL_DTYPES, {})
         for name, tensor in _own_tensors(module).items():
             if name in dtypes:
                 _set_dtype(tensor, dtypes[name])

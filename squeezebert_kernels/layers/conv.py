@@ -11,13 +11,14 @@ from .. import ops
 from ..ops import validation
 from ..weights.frozen import freeze
 from ..weights.packing import PackedWeights, changes_unseen
+from .marks import COMPUTE, PACKED_CONV
 
 __all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "TokenMajorConv1d", "compute_dtype", "why_not_pointwise"]
 
 
 def compute_dtype(module: nn.Module) -> str:
     """What the kernels under ``module`` multiply in: "float32", or what :func:`optimize` was asked for."""
-    return module.__dict__.get("_sbk_compute", "float32")
+    return module.__dict__.get(COMPUTE, "float32")
 
 
 class _GroupedPointwiseConv:
@@ -33,9 +34,9 @@ class _GroupedPointwiseConv:
     def _packed_weights(self: Any) -> PackedWeights:
         if changes_unseen(self):
             return PackedWeights()
-        packed = self.__dict__.get("_sbk_packed")
+        packed = self.__dict__.get(PACKED_CONV)
         if packed is None:
-            packed = self.__dict__["_sbk_packed"] = PackedWeights()
+            packed = self.__dict__[PACKED_CONV] = PackedWeights()
         return packed
 
     def freeze_weight(self: Any) -> None:
@@ -43,7 +44,7 @@ class _GroupedPointwiseConv:
         packed = self._packed_weights().get([self.weight], [self.groups], dtype=compute_dtype(self))
         if packed is not None:
             freeze([self], packed, [self.groups], 0, compute_dtype(self))
-            del self.__dict__["_sbk_packed"]
+            del self.__dict__[PACKED_CONV]
 
     def _token_major(self: Any, x: Tensor) -> Tensor:
         packed = self._packed_weights().get([self.weight], [self.groups], dtype=compute_dtype(self))

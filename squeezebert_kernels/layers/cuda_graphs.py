@@ -15,26 +15,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .marks import CUDA_GRAPHS
+
 __all__ = ["MAX_TOKENS", "Replayed", "capture", "forget", "replay", "set_cuda_graphs", "uses_cuda_graphs"]
 
 MAX_TOKENS = 16384
 """Batches of more tokens run as usual: their kernels take longer than their launches."""
 MAX_GRAPHS = 32
 """Of one encoder; the one that was not used for longest goes first."""
-_FLAG = "_sbk_cuda_graphs"
 
 
 def set_cuda_graphs(encoder: nn.Module, use: bool) -> None:
     """Whether ``encoder`` replays CUDA graphs: :func:`squeezebert_kernels.optimize`."""
-    encoder.__dict__.pop(_FLAG, None)
+    encoder.__dict__.pop(CUDA_GRAPHS, None)
     forget(encoder)
     if use:
-        encoder.__dict__[_FLAG] = True
+        encoder.__dict__[CUDA_GRAPHS] = True
 
 
 def uses_cuda_graphs(encoder: nn.Module) -> bool:
     """What :func:`set_cuda_graphs` was told."""
-    return encoder.__dict__.get(_FLAG, False)
+    return encoder.__dict__.get(CUDA_GRAPHS, False)
 
 
 class _Graph:

@@ -22,6 +22,7 @@ from ..ops.torch_state import is_tracing, under_transform, wants_gradients
 from ..weights.frozen import FrozenWeight, for_kernels, freeze
 from ..weights.packing import PackedWeights, changes_unseen
 from .conv import compute_dtype
+from .marks import PACKED_ATTENTION, PACKED_BY_PART, PACKED_POST_ATTENTION
 from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_not_fused
 
 __all__ = [
@@ -123,7 +124,7 @@ class LayerPlan:
         self.attention_options = {
             "num_heads": parts.num_heads, "q_groups": _groups(q), "k_groups": _groups(k), "v_groups": _groups(v),
         }  # fmt: skip
-        self.attention_convs = _Convs(layer, "_sbk_attention", q, k, v, num_heads=parts.num_heads)
+        self.attention_convs = _Convs(layer, PACKED_ATTENTION, q, k, v, num_heads=parts.num_heads)
         self.activation = activation_name(parts.activation)
         self.post = (post.weight, post.bias)
         self.post_norm = (post_norm.weight, post_norm.bias)
@@ -133,7 +134,7 @@ class LayerPlan:
         self.eps = (post_norm.eps, out_norm.eps)
         self.groups = (_groups(post), _groups(inter), _groups(out))
         if self.activation is not None:
-            self.post_convs = [_Convs(layer, "_sbk_post_attention", post, inter, out)]
+            self.post_convs = [_Convs(layer, PACKED_POST_ATTENTION, post, inter, out)]
             self.behind_attention = (
                 *self.post, *self.post_norm, *self.intermediate, *self.output, *self.output_norm,
             )  # fmt: skip
@@ -141,8 +142,7 @@ class LayerPlan:
             self.one_op = tuple(map(for_kernels, (*self.attention, *self.behind_attention)))
             self.layer_options = (*self.attention_options.values(), *self.groups, self.activation, *self.eps)
         else:
-            names = ("_sbk_post", "_sbk_intermediate", "_sbk_output")
-            self.post_convs = [_Convs(layer, name, conv) for name, conv in zip(names, (post, inter, out))]
+            self.post_convs = [_Convs(layer, name, conv) for name, conv in zip(PACKED_BY_PART, (post, inter, out))]
 
     def tensors(self) -> list[Tensor]:
         """Every parameter that the layer reads, of those that the plan knows."""

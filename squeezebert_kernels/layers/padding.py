@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Unpadded", "set_skip_padding", "skips_padding", "unpad"]
+from .marks import SKIP_PADDING
 
-_FLAG = "_sbk_skip_padding"
+__all__ = ["Unpadded", "set_skip_padding", "skips_padding", "unpad"]
 
 
 class Unpadded(NamedTuple):
@@ -62,11 +62,11 @@ def unpad(hidden_states: Tensor, attention_mask: Tensor | None) -> Unpadded | No
 
 def set_skip_padding(encoder: nn.Module, skip: bool) -> None:
     """Whether ``encoder`` leaves padding out: :func:`squeezebert_kernels.optimize`."""
-    encoder.__dict__.pop(_FLAG, None)
+    encoder.__dict__.pop(SKIP_PADDING, None)
     if skip:
-        encoder.__dict__[_FLAG] = True
+        encoder.__dict__[SKIP_PADDING] = True
 
 
 def skips_padding(encoder: nn.Module) -> bool:
     """What :func:`set_skip_padding` was told."""
-    return encoder.__dict__.get(_FLAG, False)
+    return encoder.__dict__.get(SKIP_PADDING, False)
