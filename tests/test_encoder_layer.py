@@ -1,5 +1,7 @@
 """The op for a whole layer: the op itself, and where models use it instead of the two that it is made of."""
 
+import typing
+
 import pytest
 import torch
 from test_ops import CASES, attention_case, check, groups_of, post_case, randn, weights_of
@@ -8,7 +10,7 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels import ops
+from squeezebert_kernels import layer_arguments, ops
 from squeezebert_kernels.layers import fused_layer
 from squeezebert_kernels.ops import reference
 
@@ -110,6 +112,28 @@ def test_opcheck_compile_and_export():
     expected = ops.encoder_layer(*args, **options)
     assert torch.equal(torch.compile(Module(), fullgraph=True, backend="aot_eager")(*args), expected)
     assert torch.equal(torch.export.export(Module(), args).module()(*args), expected)
+
+
+def test_the_named_tuples_are_the_schema():
+    schema = torch.ops.squeezebert_kernels.encoder_layer.default._schema
+    assert tuple(argument.name for argument in schema.arguments) == layer_arguments.ORDER
+    optional = {a.name for a in schema.arguments if str(a.type) == "Optional[Tensor]"}
+    annotations = typing.get_type_hints(layer_arguments.LayerTensors)
+    assert {name for name, kind in annotations.items() if kind != torch.Tensor} == optional - {"offsets"}
+    defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    assert layer_arguments.LayerOptions._field_defaults == {k: v for k, v in defaults.items() if k != "offsets"}
+
+    call = layer_arguments.LayerCall.bind(*range(31))
+    assert call.in_order() == tuple(range(31))
+    assert layer_arguments.LayerCall.bind(*range(21), offsets=1).options.output_eps == 1e-12
+
+
+@pytest.mark.parametrize("wrong", [{"q_wight": 1}, {"num_heads": 1, "x": 1}, {}])
+def test_the_reference_takes_the_arguments_of_the_op_and_no_others(wrong):
+    args, options = layer_case()
+    options.update(wrong)
+    with pytest.raises(TypeError):
+        reference.encoder_layer(*args[: 18 if wrong else 17], **options)
 
 
 def test_there_is_no_gradient():

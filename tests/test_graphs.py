@@ -9,9 +9,8 @@ import torch
 from transformers import BertConfig, BertModel, SqueezeBertConfig, SqueezeBertModel
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels import ops
 from squeezebert_kernels.layers import cuda_graphs, fused_encoder, padding
-from squeezebert_kernels.ops import devices, reference
+from squeezebert_kernels.ops import devices, functions, reference
 
 triton_kernels = pytest.importorskip("squeezebert_kernels.triton_kernels")
 SIZES = {
@@ -53,7 +52,7 @@ def cuda(monkeypatch):
     """Every tensor says that it is on a CUDA device; the kernels there are the reference's."""
     FakeGraph.captured = FakeGraph.replayed = 0
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True), raising=False)
-    for module in (devices, fused_encoder, ops):
+    for module in (devices, fused_encoder, functions):
         monkeypatch.setattr(module, "why_no_kernel", lambda x: None)
     monkeypatch.setattr(devices, "describe", lambda index: "a fake")
     monkeypatch.setattr(devices, "why_no_triton", lambda index: None)
@@ -64,12 +63,8 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
 
-    def encoder_layer(x, *arguments):
-        names = ("num_heads", "q_groups", "k_groups", "v_groups", "post_groups", "intermediate_groups",
-                 "output_groups", "activation", "post_eps", "output_eps", "offsets")  # fmt: skip
-        return reference.encoder_layer(x, *arguments[:17], **dict(zip(names, arguments[19:])))
-
-    monkeypatch.setattr(triton_kernels, "encoder_layer", encoder_layer)
+    for name in ("attention_block", "post_attention_block"):
+        monkeypatch.setattr(triton_kernels, name, getattr(reference, name))
 
 
 def squeezebert():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..layer_arguments import LayerCall
 from ..ops import validation
 from ..ops.devices import why_no_kernel
 from ..ops.torch_state import is_tracing
@@ -114,9 +115,8 @@ def _on_cuda(
     states = []
     for number, plan in enumerate(plans, 1):
         _check(plan, x, mask, offsets)
-        tensors = (x, *plan.attention, mask, *plan.behind_attention)
-        arguments: list[Any] = [*tensors, None, None, *plan.layer_options, offsets]
-        x = triton_kernels.encoder_layer(*arguments)
+        call = LayerCall(plan.with_input(x, mask), None, None, plan.options, offsets)
+        x = triton_kernels.encoder_layer(*call.in_order())
         if every_layer or number == len(plans):
             states.append(x)
     return states
@@ -131,13 +131,9 @@ def _check(plan: LayerPlan, x: Tensor, mask: Tensor | None, offsets: Tensor | No
     key = (kinds, tuple(t.data_ptr() for t in plan.tensors()))
     if key in plan.checked:
         return
-    tensors = (x, *plan.attention, mask, *plan.behind_attention)
-    validation.check_tensors(dict(zip(validation.LAYER_NAMES, tensors)), like="x")
-    post, intermediate, output = plan.groups
-    validation.check_encoder_layer(
-        *tensors, **plan.attention_options, post_groups=post, intermediate_groups=intermediate, output_groups=output,
-        offsets=offsets,
-    )  # fmt: skip
+    tensors = plan.with_input(x, mask)
+    validation.check_tensors(tensors._asdict(), like="x")
+    validation.check_encoder_layer(tensors, plan.options, offsets)
     if len(plan.checked) >= _MAX_KINDS:
         plan.checked.clear()
     plan.checked.add(key)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..layer_arguments import LayerCall, LayerOptions, LayerTensors
 from ..ops import training
 from ..ops.devices import why_no_kernel
 from ..ops.torch_state import is_tracing, under_transform, wants_gradients
@@ -120,34 +121,31 @@ class LayerPlan:
         q, k, v = parts.query, parts.key, parts.value
         post, inter, out = parts.post, parts.intermediate, parts.output
         post_norm, out_norm = parts.post_norm, parts.output_norm
-        self.attention = (q.weight, q.bias, k.weight, k.bias, v.weight, v.bias)
-        self.attention_options = {
-            "num_heads": parts.num_heads, "q_groups": _groups(q), "k_groups": _groups(k), "v_groups": _groups(v),
-        }  # fmt: skip
-        self.attention_convs = _Convs(layer, PACKED_ATTENTION, q, k, v, num_heads=parts.num_heads)
         self.activation = activation_name(parts.activation)
-        self.post = (post.weight, post.bias)
-        self.post_norm = (post_norm.weight, post_norm.bias)
-        self.intermediate = (inter.weight, inter.bias)
-        self.output = (out.weight, out.bias)
-        self.output_norm = (out_norm.weight, out_norm.bias)
-        self.eps = (post_norm.eps, out_norm.eps)
-        self.groups = (_groups(post), _groups(inter), _groups(out))
+        self.weights = (
+            q.weight, q.bias, k.weight, k.bias, v.weight, v.bias,
+            post.weight, post.bias, post_norm.weight, post_norm.bias, inter.weight, inter.bias,
+            out.weight, out.bias, out_norm.weight, out_norm.bias,
+        )  # fmt: skip
+        self.options = LayerOptions(
+            parts.num_heads, _groups(q), _groups(k), _groups(v), _groups(post), _groups(inter), _groups(out),
+            self.activation, post_norm.eps, out_norm.eps,
+        )  # fmt: skip
+        self.for_kernels = tuple(map(for_kernels, self.weights))
+        self.attention_convs = _Convs(layer, PACKED_ATTENTION, q, k, v, num_heads=parts.num_heads)
         if self.activation is not None:
             self.post_convs = [_Convs(layer, PACKED_POST_ATTENTION, post, inter, out)]
-            self.behind_attention = (
-                *self.post, *self.post_norm, *self.intermediate, *self.output, *self.output_norm,
-            )  # fmt: skip
-            # In the order of encoder_layer's schema.
-            self.one_op = tuple(map(for_kernels, (*self.attention, *self.behind_attention)))
-            self.layer_options = (*self.attention_options.values(), *self.groups, self.activation, *self.eps)
         else:
             self.post_convs = [_Convs(layer, name, conv) for name, conv in zip(PACKED_BY_PART, (post, inter, out))]
 
     def tensors(self) -> list[Tensor]:
         """Every parameter that the layer reads, of those that the plan knows."""
-        parts = (self.attention, self.post, self.post_norm, self.intermediate, self.output, self.output_norm)
-        return [tensor for part in parts for tensor in part if tensor is not None]
+        return [tensor for tensor in self.weights if tensor is not None]
+
+    def with_input(self, x: Tensor, mask: Tensor | None, weights: Any = None) -> LayerTensors:
+        """The tensors of a call: the plan's own, or ``weights`` in their place."""
+        given: Any = self.weights if weights is None else weights
+        return LayerTensors._make((x, *given[:6], mask, *given[6:]))
 
 
 def fused_layer(
@@ -171,33 +169,32 @@ def fused_layer(
     packed = [convs.packed(layer) for convs in plan.post_convs]
     is_packed = attention_packed is not None and packed[0] is not None
     if is_packed and _is_one_op(plan, hidden_states, attention_mask, offsets):
-        y = ops.try_encoder_layer(
-            hidden_states, *plan.one_op[:6], attention_mask, *plan.one_op[6:], attention_packed, packed[0],
-            *plan.layer_options, offsets,
-        )  # fmt: skip
+        tensors = plan.with_input(hidden_states, attention_mask, plan.for_kernels)
+        y = ops.try_encoder_layer(LayerCall(tensors, attention_packed, packed[0], plan.options, offsets))
         if y is not None:
             return y
-    context = ops.attention_block(
-        hidden_states, *plan.attention, attention_mask,
-        **plan.attention_options, packed=attention_packed, offsets=offsets,
-    )  # fmt: skip
-    post_groups, intermediate_groups, output_groups = plan.groups
-    post_eps, output_eps = plan.eps
+    tensors, options = plan.with_input(hidden_states, attention_mask), plan.options
+    context = ops.attention_block(*tensors.attention, **options.attention, packed=attention_packed, offsets=offsets)
     if plan.activation is not None:
-        return ops.post_attention_block(
-            context, hidden_states, *plan.behind_attention,
-            post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
-            activation=plan.activation, post_eps=post_eps, output_eps=output_eps, packed=packed[0],
-        )  # fmt: skip
+        rest = tensors.behind_attention
+        return ops.post_attention_block(context, hidden_states, *rest, **options.behind_attention, packed=packed[0])
+    return _by_convolutions(plan, tensors, context, packed)
+
+
+def _by_convolutions(plan: LayerPlan, t: LayerTensors, context: Tensor, packed: Sequence[Tensor | None]) -> Tensor:
+    """What follows attention, op by op: with an activation that no kernel fuses."""
     assert plan.parts is not None
-    post, intermediate, output = packed
+    (post, intermediate, output), options = packed, plan.options
     h = ops.grouped_pointwise_conv_layer_norm(
-        context, *plan.post, hidden_states, *plan.post_norm, groups=post_groups, eps=post_eps, packed=post
+        context, t.post_weight, t.post_bias, t.x, t.post_norm_weight, t.post_norm_bias,
+        groups=options.post_groups, eps=options.post_eps, packed=post,
+    )  # fmt: skip
+    hidden = ops.grouped_pointwise_conv(
+        h, t.intermediate_weight, t.intermediate_bias, groups=options.intermediate_groups, packed=intermediate
     )
-    hidden = ops.grouped_pointwise_conv(h, *plan.intermediate, groups=intermediate_groups, packed=intermediate)
     return ops.grouped_pointwise_conv_layer_norm(
-        plan.parts.activation(hidden), *plan.output, h, *plan.output_norm,
-        groups=output_groups, eps=output_eps, packed=output,
+        plan.parts.activation(hidden), t.output_weight, t.output_bias, h, t.output_norm_weight, t.output_norm_bias,
+        groups=options.output_groups, eps=options.output_eps, packed=output,
     )  # fmt: skip
 
 
@@ -218,17 +215,12 @@ def _trained_layer(layer: nn.Module, plan: LayerPlan, x: Tensor, mask: Tensor | 
     asked_for = compute_dtype(layer)
     dtype = None if asked_for == "float32" else asked_for
     attention_p, post_p, output_p = plan.dropout_p
-    post_groups, intermediate_groups, output_groups = plan.groups
-    post_eps, output_eps = plan.eps
-    context = ops.attention_block(
-        x, *plan.attention, mask, **plan.attention_options, dropout_p=attention_p, dtype=dtype
-    )
+    tensors, options = plan.with_input(x, mask), plan.options
+    context = ops.attention_block(*tensors.attention, **options.attention, dropout_p=attention_p, dtype=dtype)
+    rest, rest_options = tensors.behind_attention, options.behind_attention
     return ops.post_attention_block(
-        context, x, *plan.behind_attention,
-        post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
-        activation=plan.activation, post_eps=post_eps, output_eps=output_eps,
-        post_dropout_p=post_p, output_dropout_p=output_p, dtype=dtype,
-    )  # fmt: skip
+        context, x, *rest, **rest_options, post_dropout_p=post_p, output_dropout_p=output_p, dtype=dtype
+    )
 
 
 def _is_one_op(plan: LayerPlan, x: Tensor, mask: Tensor | None, offsets: Tensor | None) -> bool:
@@ -238,7 +230,7 @@ def _is_one_op(plan: LayerPlan, x: Tensor, mask: Tensor | None, offsets: Tensor 
     """
     if plan.activation is None:
         return False
-    tensors = (x, mask, *plan.one_op, offsets)
+    tensors = (x, mask, *plan.for_kernels, offsets)
     return (
         type(x) is Tensor
         and x.dtype == torch.float32

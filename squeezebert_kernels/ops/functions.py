@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
+from ..layer_arguments import LayerCall, LayerOptions, LayerTensors
 from . import autocast, devices, gradients, reference, schemas, training, validation
 from .devices import KERNEL_DTYPES, why_no_kernel
 from .dispatch import in_own_words, run, run_trained
@@ -241,7 +242,7 @@ def attention_block(
     tensors = (x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask)
 
     def check() -> None:
-        validation.check_dtypes(dict(zip(_ATTENTION_NAMES, tensors)), "x")
+        validation.check_dtypes(dict(zip(LayerTensors._fields, tensors)), "x")
         validation.check_attention(*tensors, num_heads, q_groups, k_groups, v_groups, offsets)
         validation.check_packed(packed, q_weight.device)
 
@@ -359,7 +360,7 @@ def post_attention_block(
     }  # fmt: skip
 
     def check() -> None:
-        validation.check_dtypes(dict(zip(_POST_ATTENTION_NAMES, tensors)), "context")
+        validation.check_dtypes(dict(zip(("context", "residual", *LayerTensors._fields[8:]), tensors)), "context")
         validation.check_post_attention(*tensors, **groups)
         validation.check_eps("post_eps", post_eps)
         validation.check_eps("output_eps", output_eps)
@@ -428,9 +429,8 @@ def encoder_layer(
     Returns:
         [B, S, C] or [T, C], contiguous. No gradients: the two ops have them.
     """
-    attention_mask = _for_every_key(attention_mask, x, offsets)
-    tensors = (
-        x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask,
+    tensors = LayerTensors(
+        x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, _for_every_key(attention_mask, x, offsets),
         post_weight, post_bias, post_norm_weight, post_norm_bias, intermediate_weight, intermediate_bias,
         output_weight, output_bias, output_norm_weight, output_norm_bias,
     )  # fmt: skip
@@ -438,15 +438,14 @@ def encoder_layer(
         raise ValueError(
             "encoder_layer has no gradient: call it under torch.no_grad(), or attention_block and post_attention_block"
         )
-    sizes = {
-        "num_heads": num_heads, "q_groups": q_groups, "k_groups": k_groups, "v_groups": v_groups,
-        "post_groups": post_groups, "intermediate_groups": intermediate_groups, "output_groups": output_groups,
-        "offsets": offsets,
-    }  # fmt: skip
+    layer = LayerOptions(
+        num_heads, q_groups, k_groups, v_groups, post_groups, intermediate_groups, output_groups,
+        validation.activation_name(activation), post_eps, output_eps,
+    )  # fmt: skip
 
     def check() -> None:
-        validation.check_dtypes(dict(zip(validation.LAYER_NAMES, tensors)), "x")
-        validation.check_encoder_layer(*tensors, **sizes)
+        validation.check_dtypes(tensors._asdict(), "x")
+        validation.check_encoder_layer(tensors, layer, offsets)
         validation.check_eps("post_eps", post_eps)
         validation.check_eps("output_eps", output_eps)
         for name, packed in (("attention_packed", attention_packed), ("post_packed", post_packed)):
@@ -454,24 +453,19 @@ def encoder_layer(
             validation.check_packed(packed, x.device, name)
 
     options = {
-        **sizes, "activation": validation.activation_name(activation), "post_eps": post_eps, "output_eps": output_eps,
-        "attention_packed": attention_packed, "post_packed": post_packed,
+        **layer._asdict(), "attention_packed": attention_packed, "post_packed": post_packed, "offsets": offsets
     }  # fmt: skip
     op = _ops.encoder_layer.default
     return run(op, reference.encoder_layer, tensors, (1, 3, 5, 8, 12, 14), options, check)
 
 
-def try_encoder_layer(*arguments: Any) -> Tensor | None:
-    """The op with ``arguments`` in the order of its schema, without autograd, or None where it refuses them."""
+def try_encoder_layer(call: LayerCall) -> Tensor | None:
+    """The op without autograd, or None where it refuses its arguments."""
     try:
         with torch._C._AutoDispatchBelowAutograd():
-            return _ops.encoder_layer.default(*arguments)
+            return _ops.encoder_layer.default(*call.in_order())
     except (RuntimeError, TypeError):
         return None
-
-
-_ATTENTION_NAMES = validation.LAYER_NAMES[:8]
-_POST_ATTENTION_NAMES = ("context", "residual", *validation.LAYER_NAMES[8:])
 
 
 gradients.register(_library)

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..layer_arguments import LayerCall, LayerTensors
+
 __all__ = [
     "apply_activation",
     "attention_block",
@@ -190,41 +192,13 @@ def post_attention_block(
     return F.layer_norm(y, (y.shape[-1],), output_norm_weight, output_norm_bias, output_eps)
 
 
-def encoder_layer(
-    x: Tensor,
-    q_weight: Tensor,
-    q_bias: Tensor | None,
-    k_weight: Tensor,
-    k_bias: Tensor | None,
-    v_weight: Tensor,
-    v_bias: Tensor | None,
-    attention_mask: Tensor | None,
-    post_weight: Tensor,
-    post_bias: Tensor | None,
-    post_norm_weight: Tensor,
-    post_norm_bias: Tensor,
-    intermediate_weight: Tensor,
-    intermediate_bias: Tensor | None,
-    output_weight: Tensor,
-    output_bias: Tensor | None,
-    output_norm_weight: Tensor,
-    output_norm_bias: Tensor,
-    *,
-    num_heads: int,
-    q_groups: int = 1,
-    k_groups: int = 1,
-    v_groups: int = 1,
-    offsets: Tensor | None = None,
-    attention_packed: Tensor | None = None,
-    post_packed: Tensor | None = None,
-    **post_options: Any,
-) -> Tensor:
-    """A whole layer: ``post_attention_block(attention_block(x), x)``, with their tensors and options."""
-    context = attention_block(
-        x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask,
-        num_heads=num_heads, q_groups=q_groups, k_groups=k_groups, v_groups=v_groups, offsets=offsets,
-    )  # fmt: skip
-    return post_attention_block(
-        context, x, post_weight, post_bias, post_norm_weight, post_norm_bias, intermediate_weight, intermediate_bias,
-        output_weight, output_bias, output_norm_weight, output_norm_bias, **post_options,
-    )  # fmt: skip
+def encoder_layer(*tensors: Tensor | None, **named: Any) -> Tensor:
+    """A whole layer: ``post_attention_block(attention_block(x), x)``, with their tensors and options.
+
+    Arguments are those of :func:`squeezebert_kernels.ops.encoder_layer`: the 18 tensors by position or name, the rest
+    by name.
+    """
+    if len(tensors) > len(LayerTensors._fields):
+        raise TypeError(f"encoder_layer takes {len(LayerTensors._fields)} tensors by position, got {len(tensors)}")
+    given = dict(zip(LayerTensors._fields, tensors))
+    return LayerCall.bind(**given, **named).by_blocks(attention_block, post_attention_block)

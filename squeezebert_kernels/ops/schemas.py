@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..layer_arguments import LayerCall
 from . import validation
 
 _TENSOR_OPS = (
@@ -99,21 +100,11 @@ def _post_attention_block(
     return residual.new_empty(residual.shape)
 
 
-def _encoder_layer(
-    x, q_w, q_b, k_w, k_b, v_w, v_b, mask,
-    post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
-    attention_packed, post_packed, num_heads, q_groups=1, k_groups=1, v_groups=1,
-    post_groups=1, intermediate_groups=1, output_groups=1, activation="gelu", post_eps=1e-12, output_eps=1e-12,
-    offsets=None,
-):  # fmt: skip
-    validation.activation_name(activation)
-    validation.check_encoder_layer(
-        x, q_w, q_b, k_w, k_b, v_w, v_b, mask,
-        post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
-        num_heads=num_heads, q_groups=q_groups, k_groups=k_groups, v_groups=v_groups, post_groups=post_groups,
-        intermediate_groups=intermediate_groups, output_groups=output_groups, offsets=offsets,
-    )  # fmt: skip
-    return x.new_empty(x.shape)
+def _encoder_layer(*arguments, **named):
+    call = LayerCall.bind(*arguments, **named)
+    validation.activation_name(call.options.activation)
+    validation.check_encoder_layer(call.tensors, call.options, call.offsets)
+    return call.tensors.x.new_empty(call.tensors.x.shape)
 
 
 def _pack(weights, groups, num_heads=0, dtype="float32"):

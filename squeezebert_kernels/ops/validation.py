@@ -8,16 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..layer_arguments import LayerOptions, LayerTensors
+
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu")
 """Activations that the kernels fuse; "none" and None are the same."""
-
-
-LAYER_NAMES = (
-    "x", "q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "attention_mask",
-    "post_weight", "post_bias", "post_norm_weight", "post_norm_bias", "intermediate_weight", "intermediate_bias",
-    "output_weight", "output_bias", "output_norm_weight", "output_norm_bias",
-)  # fmt: skip
-"""The tensors of ``ops.encoder_layer``, in its order."""
 
 
 def activation_name(activation: str | None) -> str:
@@ -241,21 +235,14 @@ def check_post_attention(
         check_shape(name, t, [out_w.shape[0]])
 
 
-def check_encoder_layer(
-    x, q_w, q_b, k_w, k_b, v_w, v_b, mask,
-    post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
-    *, num_heads, q_groups, k_groups, v_groups, post_groups, intermediate_groups, output_groups, offsets,
-) -> None:  # fmt: skip
+def check_encoder_layer(tensors: LayerTensors, options: LayerOptions, offsets: Tensor | None) -> None:
     """Shapes of the arguments of ``ops.encoder_layer``."""
-    check_attention(x, q_w, q_b, k_w, k_b, v_w, v_b, mask, num_heads, q_groups, k_groups, v_groups, offsets)
-    if post_w.dim() > 0 and post_w.shape[0] != x.shape[-1]:
-        raise ValueError(f"post_weight has {post_w.shape[0]} output channels, but x has {x.shape[-1]}")
-    context = x.new_empty(()).expand(*x.shape[:-1], v_w.shape[0])
-    check_post_attention(
-        context, x, post_w, post_b, post_nw, post_nb, inter_w, inter_b, out_w, out_b, out_nw, out_nb,
-        post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
-        residual_name="x",
-    )  # fmt: skip
+    x, post_weight = tensors.x, tensors.post_weight
+    check_attention(*tensors.attention, **options.attention, offsets=offsets)  # type: ignore[misc]
+    if post_weight.dim() > 0 and post_weight.shape[0] != x.shape[-1]:
+        raise ValueError(f"post_weight has {post_weight.shape[0]} output channels, but x has {x.shape[-1]}")
+    context = x.new_empty(()).expand(*x.shape[:-1], tensors.v_weight.shape[0])
+    check_post_attention(context, x, *tensors.behind_attention, **options.groups_behind_attention, residual_name="x")
 
 
 def check_training(dtype: object, **dropout_p: float) -> None:

@@ -14,8 +14,11 @@ kernels of its own: ``training.py``.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
+from ..layer_arguments import LayerCall
 from . import configs, launchers
 from .training import (
     attention_block_backward,
@@ -140,46 +143,6 @@ def post_attention_block(
     return launchers.layer_norm(y, output_norm_weight, output_norm_bias, output_eps)
 
 
-def encoder_layer(
-    x: Tensor,
-    q_weight: Tensor,
-    q_bias: Tensor | None,
-    k_weight: Tensor,
-    k_bias: Tensor | None,
-    v_weight: Tensor,
-    v_bias: Tensor | None,
-    attention_mask: Tensor | None,
-    post_weight: Tensor,
-    post_bias: Tensor | None,
-    post_norm_weight: Tensor,
-    post_norm_bias: Tensor,
-    intermediate_weight: Tensor,
-    intermediate_bias: Tensor | None,
-    output_weight: Tensor,
-    output_bias: Tensor | None,
-    output_norm_weight: Tensor,
-    output_norm_bias: Tensor,
-    attention_packed: Tensor | None,
-    post_packed: Tensor | None,
-    num_heads: int,
-    q_groups: int = 1,
-    k_groups: int = 1,
-    v_groups: int = 1,
-    post_groups: int = 1,
-    intermediate_groups: int = 1,
-    output_groups: int = 1,
-    activation: str | None = "gelu",
-    post_eps: float = 1e-12,
-    output_eps: float = 1e-12,
-    offsets: Tensor | None = None,
-) -> Tensor:
+def encoder_layer(*arguments: Any, **named: Any) -> Tensor:
     """:func:`squeezebert_kernels.ops.encoder_layer`."""
-    context = attention_block(
-        x, q_weight, q_bias, k_weight, k_bias, v_weight, v_bias, attention_mask, num_heads, q_groups, k_groups,
-        v_groups, None, offsets,
-    )  # fmt: skip
-    return post_attention_block(
-        context, x, post_weight, post_bias, post_norm_weight, post_norm_bias, intermediate_weight, intermediate_bias,
-        output_weight, output_bias, output_norm_weight, output_norm_bias, post_groups, intermediate_groups,
-        output_groups, activation, post_eps, output_eps,
-    )  # fmt: skip
+    return LayerCall.bind(*arguments, **named).by_blocks(attention_block, post_attention_block)

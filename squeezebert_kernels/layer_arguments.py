@@ -1,0 +1,106 @@
+"""The 31 arguments of ``ops.encoder_layer``: tensors and options as named tuples, packed weights, offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+__all__ = ["LayerCall", "LayerOptions", "LayerTensors"]
+
+
+class LayerTensors(NamedTuple):
+    """What a layer reads: its input, its mask and its parameters; shapes as ``ops.encoder_layer`` has them."""
+
+    x: Tensor
+    q_weight: Tensor
+    q_bias: Tensor | None
+    k_weight: Tensor
+    k_bias: Tensor | None
+    v_weight: Tensor
+    v_bias: Tensor | None
+    attention_mask: Tensor | None
+    post_weight: Tensor
+    post_bias: Tensor | None
+    post_norm_weight: Tensor
+    post_norm_bias: Tensor
+    intermediate_weight: Tensor
+    intermediate_bias: Tensor | None
+    output_weight: Tensor
+    output_bias: Tensor | None
+    output_norm_weight: Tensor
+    output_norm_bias: Tensor
+
+    @property
+    def attention(self) -> Any:
+        """The tensors of ``ops.attention_block``, as a tuple."""
+        return self[:8]
+
+    @property
+    def behind_attention(self) -> Any:
+        """The tensors of ``ops.post_attention_block``, as a tuple, without the context and the residual."""
+        return self[8:]
+
+
+class LayerOptions(NamedTuple):
+    """What a layer is besides its tensors."""
+
+    num_heads: int
+    q_groups: int = 1
+    k_groups: int = 1
+    v_groups: int = 1
+    post_groups: int = 1
+    intermediate_groups: int = 1
+    output_groups: int = 1
+    activation: str | None = "gelu"
+    post_eps: float = 1e-12
+    output_eps: float = 1e-12
+
+    @property
+    def attention(self) -> dict[str, Any]:
+        """The options of ``ops.attention_block``."""
+        return dict(zip(self._fields[:4], self[:4]))
+
+    @property
+    def behind_attention(self) -> dict[str, Any]:
+        """The options of ``ops.post_attention_block``."""
+        return dict(zip(self._fields[4:], self[4:]))
+
+    @property
+    def groups_behind_attention(self) -> dict[str, int]:
+        """The groups of the three convolutions of ``ops.post_attention_block``."""
+        return dict(zip(self._fields[4:7], self[4:7]))
+
+
+class LayerCall(NamedTuple):
+    """One call of ``ops.encoder_layer``."""
+
+    tensors: LayerTensors
+    attention_packed: Tensor | None
+    post_packed: Tensor | None
+    options: LayerOptions
+    offsets: Tensor | None = None
+
+    @classmethod
+    def bind(cls, *arguments: Any, **named: Any) -> LayerCall:
+        """From ``arguments`` in the order of the schema, and ``named`` ones."""
+        given = dict(zip(ORDER, arguments), **named)
+        tensors = LayerTensors(**{name: given.pop(name) for name in LayerTensors._fields if name in given})
+        options = LayerOptions(**{name: given.pop(name) for name in LayerOptions._fields if name in given})
+        return cls(tensors, given.pop("attention_packed", None), given.pop("post_packed", None), options, **given)
+
+    def in_order(self) -> tuple[Any, ...]:
+        """The arguments in the order of the schema."""
+        return (*self.tensors, self.attention_packed, self.post_packed, *self.options, self.offsets)
+
+    def by_blocks(self, attention_block: Callable[..., Tensor], post_attention_block: Callable[..., Tensor]) -> Tensor:
+        """What the op computes, by the two blocks that it consists of: they take the arguments of the ops of that name,
+        and pack for themselves."""
+        tensors, options = self.tensors, self.options
+        context = attention_block(*tensors.attention, **options.attention, offsets=self.offsets)
+        return post_attention_block(context, tensors.x, *tensors.behind_attention, **options.behind_attention)
+
+
+ORDER = (*LayerTensors._fields, "attention_packed", "post_packed", *LayerOptions._fields, "offsets")
+"""The names of the arguments in the order of the schema."""
