@@ -4,8 +4,8 @@
 #include <sstream>
 
 #include "cases.h"
-#include "core/cpu.h"
-#include "peak.h"
+#include "peak/peak.h"
+#include "runtime/cpu.h"
 
 using sbk::Compute;
 using sbk::bench::Work;

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "buffers.h"
-#include "core/cpu.h"
 #include "roundings.h"
+#include "runtime/cpu.h"
 
 namespace sbk::bench {
 namespace {

@@ -8,11 +8,11 @@
 
 #include "attention_case.h"
 #include "buffers.h"
-#include "core/cpu.h"
-#include "core/packed.h"
 #include "kernels/rounding.h"
 #include "layer_case.h"
+#include "ops/packed.h"
 #include "roundings.h"
+#include "runtime/cpu.h"
 
 namespace sbk::bench {
 namespace {

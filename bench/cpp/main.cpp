@@ -7,8 +7,8 @@
 
 #include "api.h"
 #include "cases.h"
-#include "core/cpu.h"
 #include "instructions.h"
+#include "runtime/cpu.h"
 
 namespace {
 

@@ -4,11 +4,11 @@
 #include <optional>
 #include <string>
 
-#include "core/cpu.h"
-#include "core/executor.h"
 #include "include/squeezebert_kernels.h"
 #include "model/failure.h"
 #include "model/model.h"
+#include "runtime/cpu.h"
+#include "runtime/executor.h"
 
 struct sbk_model {
   std::unique_ptr<sbk::Model> model;

@@ -1,6 +1,6 @@
 // Contexts: threads and scratch memory.
 #include "capi/capi.h"
-#include "core/topology.h"
+#include "runtime/topology.h"
 
 using namespace sbk;
 using namespace sbk::capi;

@@ -1,6 +1,6 @@
 // Version, errors and the CPU.
 #include "capi/capi.h"
-#include "core/topology.h"
+#include "runtime/topology.h"
 
 namespace sbk::capi {
 namespace {

@@ -1,5 +1,5 @@
 // Single ops.
-#include "core/ops.h"
+#include "ops/ops.h"
 #include "capi/capi.h"
 
 using namespace sbk;

@@ -1,5 +1,5 @@
 // One kernel table per ISA tier. Which of them a build has is CMake's decision (SBK_HAVE_*); calling into one on a CPU
-// without its instructions is an illegal instruction: core/cpu.h chooses.
+// without its instructions is an illegal instruction: runtime/cpu.h chooses.
 #pragma once
 #include "kernels/table.h"
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "kernels/table.h"
-#include "simd/unroll.h"
+#include "kernels/unroll.h"
 
 namespace sbk {
 namespace {

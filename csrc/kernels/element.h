@@ -13,7 +13,7 @@
 // encode_four(p, x[4]), optional: four vectors at once. int8: encode_vector(p, x, zero) and encode_four likewise, which
 // round x to nearest even and add zero; encode_value(p, q) of an integer
 // - store_stacked(p, x[per]), optional: stores a vector of units (x[0], ..., x[per - 1]), for attention
-// - int8 only: least (layout.h), and first_acc(offset, zero): what sums begin with (core/packed.h, RowQuantization)
+// - int8 only: least (layout.h), and first_acc(offset, zero): what sums begin with (ops/packed.h, RowQuantization)
 // - chunk: 0, or after how many units sums are widened: then widened<h>(acc) are the floats of Vec h of a register
 //
 // F32 and its kin with per = 1 serve every tier; those with instructions of their own are in simd/.
@@ -22,8 +22,8 @@
 #include <cstring>
 
 #include "kernels/rounding.h"
-#include "simd/units.h"
-#include "simd/unroll.h"
+#include "kernels/units.h"
+#include "kernels/unroll.h"
 
 namespace sbk {
 namespace {

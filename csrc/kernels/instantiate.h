@@ -2,9 +2,9 @@
 #pragma once
 #include "kernels/attention.h"
 #include "kernels/conv.h"
+#include "kernels/gradients.h"
 #include "kernels/rowwise.h"
 #include "kernels/table.h"
-#include "kernels/training.h"
 
 namespace sbk {
 namespace {

@@ -1,4 +1,4 @@
-// How each tier wants its weights packed: all that core/packed.h needs to know of a tier. It is known of every tier on
+// How each tier wants its weights packed: all that ops/packed.h needs to know of a tier. It is known of every tier on
 // every machine, so that weights can be packed here for a CPU elsewhere; isa/ asserts that the kernels agree. In an
 // anonymous namespace for the reason that panels.h is.
 #pragma once

@@ -1,7 +1,7 @@
 // Vector exp, erf and the activations in fp32.
 #pragma once
 #include "kernels/table.h"
-#include "simd/unroll.h"
+#include "kernels/unroll.h"
 
 namespace sbk {
 namespace {

@@ -7,7 +7,7 @@
 #pragma once
 #include <cstdint>
 
-#include "simd/unroll.h"
+#include "kernels/unroll.h"
 
 namespace sbk {
 namespace {

@@ -1,5 +1,5 @@
 // How a block of `vectors` vectors of columns splits into panels of at most `widest`: as even as can be, wider ones
-// first. Packing (core/packed.h) and the kernels both walk it. In an anonymous namespace because both ISA files and
+// first. Packing (ops/packed.h) and the kernels both walk it. In an anonymous namespace because both ISA files and
 // others use it.
 #pragma once
 #include <cstdint>

@@ -1,7 +1,7 @@
 // Kernels that work row by row or only move data: LayerNorm and transposition. Contracts in table.h.
 #pragma once
 #include "kernels/table.h"
-#include "simd/unroll.h"
+#include "kernels/unroll.h"
 
 namespace sbk {
 namespace {

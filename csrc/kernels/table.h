@@ -3,7 +3,7 @@
 //
 // All kernels are stateless: they allocate nothing, spawn nothing, lock nothing, and may run on any number of threads
 // with distinct outputs. Strides are in floats. Pointers need the alignment of a float only. Outputs never overlap
-// inputs unless a kernel says so. Preconditions are the caller's duty (core/ops.cpp checks them); sizes may be 0, but
+// inputs unless a kernel says so. Preconditions are the caller's duty (ops/ops.cpp checks them); sizes may be 0, but
 // for attention's keys. NaN and infinity propagate as in the formulas.
 //
 // A result depends on the values alone, never on how rows are split between calls: each element is one chain of
@@ -46,7 +46,7 @@ struct EncodeArgs {
 struct ConvArgs {
   const void* x;          // [rows][ceil(k / per)] units
   int64_t ldx;            // units between rows of x
-  const void* panels;     // w of this block of columns, packed for this tier: core/packed.h has the equation
+  const void* panels;     // w of this block of columns, packed for this tier: ops/packed.h has the equation
   const float* bias;      // [n] or null
   const float* residual;  // [rows][n] or null; may be y itself
   int64_t ldr;

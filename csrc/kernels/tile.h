@@ -12,7 +12,7 @@
 
 #include "kernels/pair_tile.h"
 #include "kernels/panels.h"
-#include "simd/unroll.h"
+#include "kernels/unroll.h"
 
 namespace sbk {
 namespace {

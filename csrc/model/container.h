@@ -11,7 +11,7 @@
 //   values    row-major float32 (type 0), float16 (1) or bfloat16 (2)    rows x columns
 //   int8      int8 [rows][columns], zeros up to a multiple of 64 bytes,  rows x columns
 //             float32 scale [rows]
-//   packed    the weight of a convolution, core/packed.h                 output channels x input channels of a group
+//   packed    the weight of a convolution, ops/packed.h                  output channels x input channels of a group
 //
 // Sections are named as the tensors of Hugging Face's checkpoints, without the prefix of the base model.
 #pragma once
@@ -21,8 +21,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/packed.h"
 #include "model/file.h"
+#include "ops/packed.h"
 
 namespace sbk {
 

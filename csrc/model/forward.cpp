@@ -5,7 +5,7 @@
 #include <cstring>
 #include <limits>
 
-#include "core/workspace.h"
+#include "runtime/workspace.h"
 
 namespace sbk {
 namespace {
@@ -280,7 +280,7 @@ Demand forward_demand(const Model& model, const KernelTable& table, int64_t thre
 Demand largest_demand(const Model& model, const KernelTable& table, int64_t threads, int64_t batch, int64_t length) {
   const bool can_pool = model.pooler.weight != nullptr, has_head = model.config.classes() > 0;
   Demand most;
-  // Few tokens are shared between threads in other ways than many (core/ops.cpp): the limits between them.
+  // Few tokens are shared between threads in other ways than many (ops/ops.cpp): the limits between them.
   for (const int64_t rows : {batch * length, 64 * threads, 16 * threads}) {
     if (rows > batch * length) continue;
     Extent e{batch, rows, length, can_pool, has_head, 0};

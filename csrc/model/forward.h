@@ -1,8 +1,8 @@
 // A model over a batch: embeddings, encoder, heads.
 #pragma once
-#include "core/executor.h"
 #include "include/squeezebert_kernels.h"
 #include "model/model.h"
+#include "runtime/executor.h"
 
 namespace sbk {
 

@@ -6,11 +6,11 @@
 #include <string_view>
 #include <vector>
 
-#include "core/ops.h"
 #include "include/squeezebert_kernels.h"
 #include "model/config.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
+#include "ops/ops.h"
 
 namespace sbk {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "core/values.h"
+#include "ops/values.h"
 
 namespace sbk {
 

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/values.h"
 #include "model/failure.h"
+#include "ops/values.h"
 
 namespace sbk {
 namespace {

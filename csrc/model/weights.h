@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "core/packed.h"
-#include "core/workspace.h"
 #include "model/container.h"
 #include "model/file.h"
 #include "model/safetensors.h"
+#include "ops/packed.h"
+#include "runtime/workspace.h"
 
 namespace sbk {
 
@@ -31,7 +31,7 @@ struct Table {
 
 // What a convolution is asked for by.
 struct ConvShape {
-  int64_t n, k, groups, num_heads;  // k per group; num_heads as in core/packed.h
+  int64_t n, k, groups, num_heads;  // k per group; num_heads as in ops/packed.h
 };
 
 class Weights {

@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
-#include "simd/units.h"
-#include "simd/unroll.h"
+#include "kernels/units.h"
+#include "kernels/unroll.h"
 
 namespace sbk {
 namespace {

@@ -30,7 +30,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "simd/unroll.h"
+#include "kernels/unroll.h"
 
 namespace sbk {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <map>
 
-#include "core/topology.h"
+#include "runtime/topology.h"
 
 #if defined(__linux__) && defined(__aarch64__)
 #include <sys/auxv.h>

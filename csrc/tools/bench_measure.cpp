@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
-#include "bench/cpp/peak.h"
-#include "core/topology.h"
+#include "peak/peak.h"
+#include "runtime/topology.h"
 
 namespace sbk::tools {
 namespace {

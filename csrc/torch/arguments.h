@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/cpu.h"
-#include "core/huge_pages.h"
-#include "core/ops.h"
+#include "ops/ops.h"
+#include "runtime/cpu.h"
+#include "runtime/huge_pages.h"
 
 namespace sbk_torch {
 

@@ -18,8 +18,8 @@
 #include <string>
 #include <vector>
 
-#include "core/cpu.h"
 #include "kernels/table.h"
+#include "runtime/cpu.h"
 
 namespace test {
 

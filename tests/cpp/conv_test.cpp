@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "check.h"
-#include "core/packed.h"
 #include "guarded.h"
+#include "ops/packed.h"
 #include "reference.h"
 #include "shapes.h"
 
@@ -31,7 +31,7 @@ struct Case {
   }
 };
 
-// The packed values of a weight [n][k], flush with a guard page: a section of core/packed.h without its header. There
+// The packed values of a weight [n][k], flush with a guard page: a section of ops/packed.h without its header. There
 // is no section of an empty weight; the kernels allow it.
 void pack_into(const sbk::KernelTable& table, const float* w, int64_t n, int64_t k, Buffer& panels) {
   if (panels.size() == 0) return;

@@ -1,11 +1,11 @@
-// core/cpu.h: which table is used. ctest runs it once for every value of SBK_ISA, each in a process of its own, since
-// the variable is read once.
+// runtime/cpu.h: which table is used. ctest runs it once for every value of SBK_ISA, each in a process of its own,
+// since the variable is read once.
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
 #include "check.h"
-#include "core/cpu.h"
+#include "runtime/cpu.h"
 
 namespace {
 

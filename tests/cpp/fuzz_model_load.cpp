@@ -12,7 +12,7 @@
 // With clang, libFuzzer takes the place of that main(); the sources are those of the library:
 //
 //   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DSBK_LIBFUZZER -DSBK_VERSION='""' -Icsrc -pthread
-//     -o fuzz tests/cpp/fuzz_model_load.cpp csrc/{core,model,capi}/*.cpp csrc/isa/scalar.cpp
+//     -o fuzz tests/cpp/fuzz_model_load.cpp csrc/{runtime,ops,model,capi}/*.cpp csrc/isa/scalar.cpp
 //   mkdir found && ./fuzz found tests/cpp/corpus
 #include <dirent.h>
 

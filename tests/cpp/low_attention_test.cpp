@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "check.h"
-#include "core/cpu.h"
 #include "kernels/rounding.h"
 #include "ops_case.h"
 #include "reference.h"
+#include "runtime/cpu.h"
 #include "shapes.h"
 
 namespace {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "check.h"
-#include "core/packed.h"
 #include "guarded.h"
+#include "ops/packed.h"
 #include "reference.h"
 #include "shapes.h"
 

@@ -1,4 +1,4 @@
-// Weights, calls and the oracle of the ops of core/ops.h, for ops_test.cpp, ops_threads_test.cpp and
+// Weights, calls and the oracle of the ops of ops/ops.h, for ops_test.cpp, ops_threads_test.cpp and
 // encoder_layer_test.cpp.
 #pragma once
 #include <bit>
@@ -9,9 +9,9 @@
 #include <numeric>
 #include <vector>
 
-#include "core/ops.h"
-#include "core/packed.h"
 #include "guarded.h"
+#include "ops/ops.h"
+#include "ops/packed.h"
 #include "random.h"
 #include "reference.h"
 

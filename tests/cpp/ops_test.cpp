@@ -1,4 +1,4 @@
-// The ops of core/ops.h against the oracle, over random shapes and those of real networks.
+// The ops of ops/ops.h against the oracle, over random shapes and those of real networks.
 #include <cmath>
 #include <numeric>
 #include <vector>
@@ -106,7 +106,7 @@ TEST(attention_block) {
   }
 }
 
-// Groups and heads may lie across each other: a block is then a part of a head (core/packed.h).
+// Groups and heads may lie across each other: a block is then a part of a head (ops/packed.h).
 TEST(attention_block_with_heads_across_groups) {
   Random random(24);
   for (const Broadcast broadcast : kBroadcasts) {

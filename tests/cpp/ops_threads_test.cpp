@@ -1,4 +1,4 @@
-// The ops of core/ops.h on several threads: the same bits for any number of threads and any ranges, and safe to call
+// The ops of ops/ops.h on several threads: the same bits for any number of threads and any ranges, and safe to call
 // from several threads at once on the same weights.
 #include <cstring>
 #include <functional>

@@ -1,4 +1,4 @@
-// core/packed.h: the layout equation by index, conversion of weights, and what find_section accepts.
+// ops/packed.h: the layout equation by index, conversion of weights, and what find_section accepts.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "check.h"
-#include "core/packed.h"
 #include "guarded.h"
 #include "kernels/rounding.h"
+#include "ops/packed.h"
 #include "shapes.h"
 #include "threads.h"
 
@@ -59,7 +59,7 @@ std::vector<int64_t> panel_widths(int64_t vectors, int64_t widest) {
   return widths;
 }
 
-// The equation of core/packed.h, read literally.
+// The equation of ops/packed.h, read literally.
 void check_layout(const sbk::TierLayout& tier, Compute compute, int64_t n, int64_t k, int64_t groups, int64_t heads,
                   Flush flush) {
   const sbk::PackLayout& t = sbk::layout_of(tier, compute);

@@ -1,5 +1,5 @@
-// core/pool.h: every index once, whoever calls, whatever is missing. Also meant for ThreadSanitizer (make tsan).
-#include "core/pool.h"
+// runtime/pool.h: every index once, whoever calls, whatever is missing. Also meant for ThreadSanitizer (make tsan).
+#include "runtime/pool.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/topology.h"
+#include "runtime/topology.h"
 
 namespace {
 

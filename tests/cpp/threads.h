@@ -5,7 +5,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/parallel.h"
+#include "runtime/parallel.h"
 
 namespace test {
 

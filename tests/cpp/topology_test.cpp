@@ -1,5 +1,5 @@
-// core/topology.h on trees like those of phones, and on broken ones.
-#include "core/topology.h"
+// runtime/topology.h on trees like those of phones, and on broken ones.
+#include "runtime/topology.h"
 
 #include <cstdlib>
 #include <filesystem>

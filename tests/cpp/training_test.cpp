@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "check.h"
-#include "core/training.h"
 #include "guarded.h"
 #include "reference.h"
 #include "shapes.h"
 #include "threads.h"
+#include "training/trained_blocks.h"
 
 namespace {
 

@@ -1,9 +1,0 @@
-// AArch64 with FEAT_FP16 and FEAT_DotProd: sdot.
-#include "peak_neon.h"
-
-namespace sbk::bench {
-const PeakLoops& peaks_neondot() {
-  static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int8Quads>(), peak_of<Half>()};
-  return loops;
-}
-}  // namespace sbk::bench
