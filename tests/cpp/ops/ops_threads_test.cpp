@@ -5,10 +5,10 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
 #include "ops_case.h"
-#include "shapes.h"
-#include "threads.h"
+#include "support/check.h"
+#include "support/shapes.h"
+#include "support/threads.h"
 
 namespace {
 

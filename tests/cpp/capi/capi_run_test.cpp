@@ -6,7 +6,7 @@
 
 #include "capi_case.h"
 #include "include/squeezebert_kernels.h"
-#include "reference.h"
+#include "support/reference.h"
 
 using namespace test;
 

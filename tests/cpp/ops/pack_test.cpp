@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "check.h"
-#include "guarded.h"
 #include "kernels/rounding.h"
 #include "ops/packed.h"
-#include "shapes.h"
-#include "threads.h"
+#include "support/check.h"
+#include "support/guarded.h"
+#include "support/shapes.h"
+#include "support/threads.h"
 
 namespace {
 

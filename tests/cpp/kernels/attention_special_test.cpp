@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "attention_case.h"
-#include "check.h"
-#include "shapes.h"
+#include "support/check.h"
+#include "support/shapes.h"
 
 namespace {
 

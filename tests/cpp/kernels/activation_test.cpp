@@ -3,11 +3,11 @@
 #include <limits>
 #include <vector>
 
-#include "check.h"
-#include "guarded.h"
 #include "ops/packed.h"
-#include "reference.h"
-#include "shapes.h"
+#include "support/check.h"
+#include "support/guarded.h"
+#include "support/reference.h"
+#include "support/shapes.h"
 
 namespace {
 

@@ -12,8 +12,8 @@
 // With clang, libFuzzer takes the place of that main(); the sources are those of the library:
 //
 //   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DSBK_LIBFUZZER -DSBK_VERSION='""' -Icsrc -pthread
-//     -o fuzz tests/cpp/fuzz_model_load.cpp csrc/{runtime,ops,model,capi}/*.cpp csrc/isa/scalar.cpp
-//   mkdir found && ./fuzz found tests/cpp/corpus
+//     -o fuzz tests/cpp/capi/fuzz_model_load.cpp csrc/{runtime,ops,model,capi}/*.cpp csrc/isa/scalar.cpp -Itests/cpp
+//   mkdir found && ./fuzz found tests/cpp/capi/corpus
 #include <dirent.h>
 
 #include <algorithm>
@@ -23,8 +23,8 @@
 #include <string>
 #include <vector>
 
-#include "random.h"
 #include "sbk_file.h"
+#include "support/random.h"
 
 using namespace test;
 

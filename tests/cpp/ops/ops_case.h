@@ -9,11 +9,11 @@
 #include <numeric>
 #include <vector>
 
-#include "guarded.h"
 #include "ops/ops.h"
 #include "ops/packed.h"
-#include "random.h"
-#include "reference.h"
+#include "support/guarded.h"
+#include "support/random.h"
+#include "support/reference.h"
 
 namespace test {
 

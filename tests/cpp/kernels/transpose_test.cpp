@@ -1,9 +1,9 @@
 // KernelTable::transpose: exact, and it writes each row of y up to whole vectors and no further.
 #include <cmath>
 
-#include "check.h"
-#include "guarded.h"
-#include "shapes.h"
+#include "support/check.h"
+#include "support/guarded.h"
+#include "support/shapes.h"
 
 namespace {
 

@@ -13,8 +13,8 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
 #include "runtime/topology.h"
+#include "support/check.h"
 
 namespace {
 

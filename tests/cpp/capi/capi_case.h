@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "check.h"
 #include "include/squeezebert_kernels.h"
-#include "random.h"
+#include "support/check.h"
+#include "support/random.h"
 #include "tiny_model.h"
 
 namespace test {

@@ -5,12 +5,12 @@
 #include <cstring>
 #include <vector>
 
-#include "check.h"
 #include "kernels/rounding.h"
 #include "ops_case.h"
-#include "reference.h"
 #include "runtime/cpu.h"
-#include "shapes.h"
+#include "support/check.h"
+#include "support/reference.h"
+#include "support/shapes.h"
 
 namespace {
 

@@ -5,9 +5,9 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
 #include "ops_case.h"
-#include "threads.h"
+#include "support/check.h"
+#include "support/threads.h"
 
 namespace {
 

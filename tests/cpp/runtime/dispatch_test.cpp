@@ -4,8 +4,8 @@
 #include <cstring>
 #include <string>
 
-#include "check.h"
 #include "runtime/cpu.h"
+#include "support/check.h"
 
 namespace {
 

@@ -3,9 +3,9 @@
 #include <numeric>
 #include <vector>
 
-#include "check.h"
 #include "ops_case.h"
-#include "shapes.h"
+#include "support/check.h"
+#include "support/shapes.h"
 
 namespace {
 

@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "check.h"
 #include "model/tokenizer.h"
-#include "random.h"
+#include "support/check.h"
+#include "support/random.h"
 
 namespace {
 

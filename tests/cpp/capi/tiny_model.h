@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "model/tokenizer_data.h"
-#include "random.h"
+#include "support/random.h"
 
 namespace test {
 

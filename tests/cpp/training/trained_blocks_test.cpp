@@ -5,11 +5,11 @@
 #include <functional>
 #include <vector>
 
-#include "check.h"
-#include "guarded.h"
-#include "reference.h"
-#include "shapes.h"
-#include "threads.h"
+#include "support/check.h"
+#include "support/guarded.h"
+#include "support/reference.h"
+#include "support/shapes.h"
+#include "support/threads.h"
 #include "training/trained_blocks.h"
 
 namespace {

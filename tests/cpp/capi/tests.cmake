@@ -1,0 +1,21 @@
+# Tests of the library for C: its interface, and what it does with damaged files.
+
+foreach(topic IN ITEMS capi capi_run load_errors)
+  sbk_add_test_program(${topic}_test squeezebert_kernels_static capi/${topic}_test.cpp)
+  list(APPEND topics ${topic})
+endforeach()
+
+target_compile_definitions(capi_test PRIVATE "SBK_VERSION=\"${PROJECT_VERSION}\"")
+
+enable_language(C)
+sbk_add_test_program(capi_header squeezebert_kernels_static capi/capi_header.c)
+set_target_properties(capi_header PROPERTIES C_STANDARD 99 C_EXTENSIONS OFF LINKER_LANGUAGE CXX)
+target_compile_options(capi_header PRIVATE -Wall -Wextra -Werror -pedantic)
+add_test(NAME capi_header COMMAND capi_header)
+
+# The corpus and some thousand changes of it, always the same. How to run it with libFuzzer stands in the file.
+sbk_add_test_program(fuzz_model_load squeezebert_kernels_static capi/fuzz_model_load.cpp)
+add_test(NAME fuzz.model_load COMMAND fuzz_model_load "${CMAKE_CURRENT_SOURCE_DIR}/capi/corpus" 5000)
+
+# For pytest: runs models on CPUs that Python does not run on.
+sbk_add_test_program(sbk_evaluate squeezebert_kernels_static capi/evaluate_main.cpp)
