@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_DIR = ROOT / "build" / "bench"
-LIBRARY_NAME = "libsbk_bench" + (".dylib" if sys.platform == "darwin" else ".so")
+LIBRARY_NAME = "libsbk_kernel_bench" + (".dylib" if sys.platform == "darwin" else ".so")
 VARIABLE = "SBK_BENCH_LIBRARY"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
