@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from hf_models import NO_DROPOUT, NO_GROUPS, TINY, inputs_for, labels_for, ours, relative, stock, worst
+from support.hf_models import NO_DROPOUT, NO_GROUPS, TINY, inputs_for, labels_for, ours, relative, stock, worst
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard

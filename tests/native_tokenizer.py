@@ -1,4 +1,4 @@
-"""The C++ tokenizer for Python tests: the program sbk_tokenize (tests/cpp/model/tokenizer_main.cpp), which they talk to.
+"""The C++ tokenizer for Python tests: a program, sbk_tokenize (tests/cpp/model/tokenizer_main.cpp), to talk to.
 
 The program is named by SBK_TOKENIZE, with an emulator in front of it for another machine's, or else built.
 """

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hf_models import stock
+from support.hf_models import stock
 
 from squeezebert_kernels.export.sbk_file import export
 

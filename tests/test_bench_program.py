@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from hf_models import stock
 from programs import run
+from support.hf_models import stock
 from transformers import SqueezeBertConfig
 
 from squeezebert_kernels.benchmark import workload

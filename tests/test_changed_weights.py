@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_optimize import assert_same, batch, bert, run, squeezebert, weights
+from support.optimized_models import assert_same, batch, bert, changed_weight, run, squeezebert
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import squeezebert_kernels as sbk
@@ -25,7 +25,7 @@ def test_changed_weights_are_seen(make, change):
     model = sbk.optimize(make())
     before = run(model, batch())
     with torch.no_grad():
-        change(weights(model))
+        change(changed_weight(model))
     after = run(model, batch())
     assert not torch.allclose(before, after, atol=1e-4)
     assert_same(after, run(sbk.restore(model), batch()))

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import transformers
-from hf_models import NO_GROUPS, PUBLISHED, TINY, ours
+from support.hf_models import NO_GROUPS, PUBLISHED, TINY, ours
 
 from squeezebert_kernels.models.configuration import SqueezeBertConfig
 from squeezebert_kernels.models.heads import SqueezeBertModel

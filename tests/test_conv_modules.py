@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_optimize import all_fused, assert_same
+from support.optimized_models import all_fused, assert_same
 from torch import nn
 
 import squeezebert_kernels as sbk

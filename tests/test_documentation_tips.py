@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 import transformers
-from hf_models import TINY, WITH_LOSS, inputs_for, worst
+from support.hf_models import TINY, WITH_LOSS, inputs_for, worst
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels.models.heads import ARCHITECTURES

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
-from hf_models import TINY, stock
+from support.hf_models import TINY, stock
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels import cli

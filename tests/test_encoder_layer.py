@@ -4,8 +4,8 @@ import typing
 
 import pytest
 import torch
-from test_ops import CASES, attention_case, check, groups_of, post_case, randn, weights_of
-from test_optimize import all_fused, batch, bert, loss, run, squeezebert
+from support.op_cases import CASES, attention_case, check, groups_of, post_case, randn, weights_of
+from support.optimized_models import all_fused, batch, bert, loss, run, squeezebert
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 

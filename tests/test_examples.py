@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hf_models import TINY
+from support.hf_models import TINY
 
 import squeezebert_kernels as sbk
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 import transformers
-from hf_models import stock
+from support.hf_models import stock
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels.cli import main

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 import transformers
-from hf_models import HEADS, NO_DROPOUT, TINY, WITH_LOSS, inputs_for, ours, pair, relative, stock, worst
 from safetensors.torch import load_file, save_file
+from support.hf_models import HEADS, NO_DROPOUT, TINY, WITH_LOSS, inputs_for, ours, pair, relative, stock, worst
 
 from squeezebert_kernels.compat import TRANSFORMERS_5
 from squeezebert_kernels.models.configuration import SqueezeBertConfig

@@ -6,10 +6,9 @@ import json
 import pytest
 import torch
 import transformers
-from hf_models import NO_DROPOUT, PUBLISHED, TINY, inputs_for
 from safetensors.torch import load_file
-from test_one_copy import weights
-from test_optimize import all_fused, assert_same, batch, bert, run, squeezebert
+from support.hf_models import NO_DROPOUT, PUBLISHED, TINY, inputs_for
+from support.optimized_models import all_fused, assert_same, batch, bert, kept_weights, run, squeezebert
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels.models.configuration import SqueezeBertConfig
@@ -43,7 +42,7 @@ def test_round_trip_of_every_head(name, tmp_path):
     if name != "SqueezeBertModel":
         flat = {key: value.flatten(0, -2) for key, value in inputs.items()}
         assert same(loaded.transformer, model.transformer, flat)
-    assert [type(w) for w in weights(loaded)] == [type(w) for w in weights(model)]
+    assert [type(w) for w in kept_weights(loaded)] == [type(w) for w in kept_weights(model)]
     loaded.save_pretrained(tmp_path / "again")
     first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
     assert first.keys() == second.keys()
@@ -137,7 +136,7 @@ def test_transformers_dequantize(tmp_path):
     model = sbk.SqueezeBertModel.from_pretrained(tmp_path)
     before = run(model, batch())
     model.dequantize()
-    assert not weights(model)
+    assert not kept_weights(model)
     assert not hasattr(model.config, "quantization_config")
     assert_same(run(model, batch()), before, 0.1)
 
@@ -196,7 +195,7 @@ def test_layers_that_become_int8_later(tmp_path):
     only_int8(model).save_pretrained(tmp_path)
     loaded = sbk.SqueezeBertForTokenClassification.from_pretrained(tmp_path)
     assert same(loaded.transformer, model.transformer, batch())
-    assert len(weights(loaded)) == len(weights(model))
+    assert len(kept_weights(loaded)) == len(kept_weights(model))
 
 
 def rewrite(folder, change):
@@ -247,5 +246,5 @@ def test_a_base_in_a_head_that_is_not_int8(tmp_path):
     only_int8(model.transformer)
     model.save_pretrained(tmp_path)  # the head was not asked for: it saves what its state dict holds
     loaded = sbk.SqueezeBertForSequenceClassification.from_pretrained(tmp_path)
-    assert not weights(loaded)
+    assert not kept_weights(loaded)
     assert_same(run(loaded, batch()), run(model, batch()), 0.1)

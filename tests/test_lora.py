@@ -7,7 +7,7 @@ import peft
 import pytest
 import torch
 from distributed_worker import counted
-from hf_models import NO_DROPOUT, TINY, inputs_for, labels_for, ours, pair, relative, worst
+from support.hf_models import NO_DROPOUT, TINY, inputs_for, labels_for, ours, pair, relative, worst
 
 import squeezebert_kernels as sbk
 

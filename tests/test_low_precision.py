@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 import transformers
-from test_ops import CASES, attention_case, groups_of, mask_of, randn, weights_of
-from test_optimize import all_fused, assert_same, batch, bert, run, squeezebert
+from support.op_cases import CASES, attention_case, groups_of, mask_of, randn, weights_of
+from support.optimized_models import all_fused, assert_same, batch, bert, run, squeezebert
 from transformers.models.bert import modeling_bert
 
 import squeezebert_kernels as sbk

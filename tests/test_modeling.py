@@ -6,7 +6,19 @@ import pickle
 import pytest
 import torch
 import transformers
-from hf_models import HEADS, NO_DROPOUT, TINY, WITH_LOSS, inputs_for, labels_for, ours, pair, relative, stock, worst
+from support.hf_models import (
+    HEADS,
+    NO_DROPOUT,
+    TINY,
+    WITH_LOSS,
+    inputs_for,
+    labels_for,
+    ours,
+    pair,
+    relative,
+    stock,
+    worst,
+)
 from torch import nn
 
 from squeezebert_kernels.models.configuration import SqueezeBertConfig

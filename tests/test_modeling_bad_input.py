@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 import transformers
-from hf_models import HEADS, TINY, WITH_LOSS, inputs_for, labels_for, ours, pair
+from support.hf_models import HEADS, TINY, WITH_LOSS, inputs_for, labels_for, ours, pair
 
 from squeezebert_kernels.models.heads import ARCHITECTURES
 from squeezebert_kernels.models.squeezebert import SqueezeBertModel

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from hf_models import (
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.hf_models import (
     HEADS,
     NO_DROPOUT,
     NO_GROUPS,
@@ -15,8 +17,6 @@ from hf_models import (
     relative,
     worst,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 HIDDEN_STATES = 2e-5  # absolute, fp32, 12 layers
 LOGITS = 1e-4  # relative

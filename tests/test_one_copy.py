@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
-from hf_models import NO_DROPOUT
-from test_optimize import all_fused, assert_same, batch, bert, run, squeezebert
+from support.hf_models import NO_DROPOUT
+from support.optimized_models import all_fused, assert_same, batch, bert, kept_weights, run, squeezebert
 from torch import nn
 
 import squeezebert_kernels as sbk
@@ -37,10 +37,6 @@ def output(model):
     return run(model, batch())
 
 
-def weights(model):
-    return [weight for _, _, weight in frozen.frozen_weights(model)]
-
-
 @pytest.mark.parametrize("dtype", OPTIONS)
 @pytest.mark.parametrize("name", MODELS)
 def test_same_results_as_with_two_copies(name, dtype):
@@ -48,7 +44,7 @@ def test_same_results_as_with_two_copies(name, dtype):
     model = MODELS[name]()
     two = sbk.optimize(copy.deepcopy(model), **OPTIONS[dtype])
     one = sbk.optimize(copy.deepcopy(model), free_original=True, **OPTIONS[dtype])
-    assert weights(one)
+    assert kept_weights(one)
     if dtype == "int8" and name != "conv2d":  # its embeddings became int8 too
         for (_, mine), (_, theirs) in zip(one.named_modules(), two.named_modules()):
             if type(mine) is nn.Embedding:
@@ -71,7 +67,7 @@ def test_restore(name, dtype):
     sbk.optimize(model, free_original=True, **OPTIONS[dtype])
     rounded = model.state_dict()
     sbk.restore(model)
-    assert not weights(model)
+    assert not kept_weights(model)
     assert not any(module._state_dict_hooks for module in model.modules())
     assert all(type(p) is nn.Parameter and p.requires_grad for p in model.parameters())
     assert all(torch.equal(value, rounded[key]) for key, value in model.state_dict().items())
@@ -86,7 +82,7 @@ def test_the_originals_are_gone():
     output(model)
     gc.collect()
     dense = [p for p in model.encoder.parameters() if p.dim() > 1 and not isinstance(p, frozen.FrozenWeight)]
-    packed = {id(w.packed): w.packed.numel() for w in weights(model)}
+    packed = {id(w.packed): w.packed.numel() for w in kept_weights(model)}
     assert packed
     assert not dense
     assert sbk.report(model).packed_bytes == sum(packed.values())
@@ -129,11 +125,11 @@ def test_gradients_of_the_inputs():
 def test_deepcopy_shares_and_pickle_unpacks(dtype):
     model = one_copy(dtype=dtype)
     copied = copy.deepcopy(model)
-    assert [w.packed.data_ptr() for w in weights(copied) if hasattr(w, "packed")] == [
-        w.packed.data_ptr() for w in weights(model) if hasattr(w, "packed")
+    assert [w.packed.data_ptr() for w in kept_weights(copied) if hasattr(w, "packed")] == [
+        w.packed.data_ptr() for w in kept_weights(model) if hasattr(w, "packed")
     ]
     unpickled = pickle.loads(pickle.dumps(model))
-    assert not weights(unpickled)
+    assert not kept_weights(unpickled)
     assert all_fused(unpickled)
     sbk.restore(model)
     assert torch.equal(output(copied), output(unpickled))
@@ -142,12 +138,12 @@ def test_deepcopy_shares_and_pickle_unpacks(dtype):
 def test_a_conversion_makes_them_dense():
     for target in (torch.float64, torch.bfloat16, "meta"):
         model = one_copy().to(target)
-        assert not weights(model)
+        assert not kept_weights(model)
         assert target == "meta" or all(p.requires_grad for p in model.parameters())
     model = one_copy()
     expected = output(model)
     assert torch.equal(output(model.float()), expected)
-    assert weights(model)
+    assert kept_weights(model)
     assert_same(output(model.double()).float(), expected)
 
 
@@ -195,12 +191,12 @@ def test_shared_weights_stay():
     model.encoder.layers[1].attention.key.weight = model.encoder.layers[0].attention.key.weight
     before = output(model)
     sbk.optimize(model, free_original=True)
-    assert not weights(model)
+    assert not kept_weights(model)
     assert_same(output(model), before)
     masked = squeezebert("SqueezeBertForMaskedLM")
     sbk.optimize(masked, free_original=True, quantization="int8")
     assert type(masked.get_input_embeddings().weight) is nn.Parameter  # the decoder's too
-    assert weights(masked.transformer.encoder)
+    assert kept_weights(masked.transformer.encoder)
 
 
 def test_another_dtype_needs_restore():
@@ -218,7 +214,7 @@ def test_nothing_is_freed_where_optimize_fails():
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(RuntimeError, match="strict"):
         sbk.optimize(model, free_original=True, strict=True)
-    assert not weights(model)
+    assert not kept_weights(model)
     sbk.optimize(model, free_original=True)  # the layer that falls back keeps its weights
     assert {name.split(".")[2] for name, _, _ in frozen.frozen_weights(model)} == {"0"}
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -239,7 +235,7 @@ def test_a_failure_halfway_frees_nothing(monkeypatch):
     with pytest.raises(MemoryError):
         sbk.optimize(model, free_original=True)
     monkeypatch.undo()
-    assert not weights(model)
+    assert not kept_weights(model)
     assert not sbk.report(model).fused
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -326,7 +322,7 @@ def test_a_failure_at_the_end_keeps_the_originals(monkeypatch):
     monkeypatch.setattr(sys.modules["squeezebert_kernels.fusion.optimize"], "mark_int8", lambda model: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         one_copy_of(model)
-    assert not weights(model)
+    assert not kept_weights(model)
     assert not any(module._state_dict_hooks for module in model.modules())
     assert not hasattr(model.config, "quantization_config")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

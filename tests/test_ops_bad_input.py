@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_ops import CASES, randn
+from support.op_cases import CASES, randn
 
 from squeezebert_kernels import ops
 

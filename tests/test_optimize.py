@@ -8,58 +8,22 @@ import threading
 import pytest
 import torch
 import transformers
-from hf_models import TINY, stock
+from support.optimized_models import (
+    HEADS,
+    all_fused,
+    assert_same,
+    batch,
+    bert,
+    changed_weight,
+    loss,
+    parts,
+    run,
+    squeezebert,
+)
 from torch import nn
 from torch.nn.utils import parametrizations
 
 import squeezebert_kernels as sbk
-
-HEADS = [
-    "SqueezeBertModel", "SqueezeBertForMaskedLM", "SqueezeBertForSequenceClassification",
-    "SqueezeBertForTokenClassification", "SqueezeBertForQuestionAnswering", "SqueezeBertForMultipleChoice",
-]  # fmt: skip
-
-
-def squeezebert(head="SqueezeBertModel", **changes):
-    return stock(head, **{**TINY, "num_hidden_layers": 2, **changes})
-
-
-def bert(**changes):
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, **changes
-    )
-    return transformers.BertModel(config).eval()
-
-
-def batch(shape=(3, 11), padded=True):
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(1, 99, shape, generator=generator)
-    mask = torch.ones(shape, dtype=torch.long)
-    if padded:
-        mask[1, ..., 5:] = 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def run(model, inputs, **options):
-    with torch.no_grad():
-        return model(**inputs, **options)[0]
-
-
-def loss(model):
-    """Not a sum of squares: behind a LayerNorm that is constant, and its gradients are rounding errors."""
-    out = model(**batch())[0]
-    return (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum()
-
-
-def assert_same(a, b, tolerance=2e-5):
-    assert torch.isfinite(a).all()
-    torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
-
-
-def all_fused(model):
-    found = sbk.report(model)
-    return bool(found.entries) and not found.fallbacks
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -229,15 +193,6 @@ def change_bias(layer, conv, norm):
     conv.bias = None
 
 
-def parts(model):
-    """(a layer, one of its convolutions with its owner and name, a norm) of a stock SqueezeBERT or BERT."""
-    if isinstance(model, transformers.BertModel):
-        layer = model.encoder.layer[1]
-        return layer, layer.intermediate, "dense", layer.output.LayerNorm
-    layer = model.encoder.layers[1]
-    return layer, layer.intermediate, "conv1d", layer.output.layernorm
-
-
 CHANGES = [change_hook, change_pre_hook, change_norm_hook, change_spectral, change_old_weight_norm, change_forward]
 
 
@@ -294,10 +249,6 @@ def test_dynamically_quantized_bert_falls_back():
     sbk.optimize(model)
     assert torch.equal(run(model, batch()), before)
     assert len(sbk.report(model).fallbacks) == 2
-
-
-def weights(model):
-    return parts(model)[1].get_submodule(parts(model)[2]).weight
 
 
 @pytest.mark.parametrize("make", [squeezebert, bert])
@@ -357,7 +308,7 @@ def test_deepcopy_and_pickle():
     exact = run(model, batch())
     clone = copy.deepcopy(model)
     with torch.no_grad():
-        weights(clone).zero_()
+        changed_weight(clone).zero_()
     assert torch.equal(run(model, batch()), exact)
     assert not torch.equal(run(clone, batch()), exact)
     assert torch.equal(run(pickle.loads(pickle.dumps(model)), batch()), exact)
@@ -383,7 +334,7 @@ def test_inference_mode():
     with torch.inference_mode():
         born = sbk.optimize(squeezebert())
         assert torch.equal(born(**batch())[0], exact)
-        weights(born).mul_(2)  # inference tensors have no version
+        changed_weight(born).mul_(2)  # inference tensors have no version
         assert not torch.equal(born(**batch())[0], exact)
 
 

@@ -10,8 +10,8 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from hf_models import stock
 from programs import ROOT, answer, command, run, shared_library
+from support.hf_models import stock
 from transformers import pipeline
 
 import squeezebert_kernels as sbk

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hf_models import TINY, stock
+from support.hf_models import TINY, stock
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels.data.samples import mean_pooled, minilm_folder

@@ -7,38 +7,12 @@ import warnings
 
 import pytest
 import transformers
+from support.texts import TEXTS
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 from tokenizers.models import BPE
 
 from squeezebert_kernels.models.tokenization import SqueezeBertTokenizer, SqueezeBertTokenizerFast
-
-TEXTS = [
-    "",
-    " ",
-    "Hello, world!",
-    "The quick brown fox's jump over 13 lazy dogs... (twice) — isn't it?",
-    "UPPER lower MiXeD CamelCase snake_case kebab-case e-mail@example.org",
-    "naïve café résumé Ångström coöperate Zürich El Niño",
-    "Straße İstanbul ŁÓDŹ ﬁne ½ ² Ⅷ №",
-    "e\u0301 combining, ze\u200bro width, soft\u00adhyphen, nbsp\u00a0here, bom\ufeff",
-    "Съешь же ещё этих мягких французских булок, да выпей чаю",
-    "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία",
-    "我能吞下玻璃而不伤身体。混合English和中文123",
-    "いろはにほへと ちりぬるを カタカナ 漢字",
-    "키스의 고유조건은 입술끼리 만나야 하고",
-    "نص حكيم له سر قاطع وذو شأن عظيم",
-    "דג סקרן שט בים מאוכזב ולפתע מצא חברה",
-    "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा रावण",
-    "เป็นมนุษย์สุดประเสริฐเลิศคุณค่า",
-    "ღმერთსი შემვედრე հայերեն ಕನ್ನಡ தமிழ் తెలుగు",
-    "🤗 emoji 👩‍👩‍👧 flags 🇺🇸 and 𝔪𝔞𝔱𝔥 𝟙𝟚𝟛",
-    "tabs\tnew\nlines\r\nand\x00 control\x07 characters\ufffd",
-    "antidisestablishmentarianism " + "x" * 150,
-    "$1,234.56 + 7% = ~#@^&* <html></html> [brackets] {braces}",
-    "[CLS] [MASK] [SEP] [PAD] [UNK] in text",
-    "##ing ##s word##piece",
-]
 
 
 @pytest.fixture(scope="module")

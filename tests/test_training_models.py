@@ -2,10 +2,10 @@
 
 import copy
 
-import hf_models
 import pytest
 import torch
 import transformers
+from support import hf_models
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import squeezebert_kernels as sbk

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from test_optimize import assert_same, batch, bert, squeezebert
+from support.optimized_models import assert_same, batch, bert, squeezebert
 from torch import nn
 from torch.autograd import forward_ad
 

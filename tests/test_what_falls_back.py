@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 import transformers
-from test_optimize import all_fused, assert_same, batch, bert, run, squeezebert
+from support.optimized_models import all_fused, assert_same, batch, bert, run, squeezebert
 from torch import nn
 from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
