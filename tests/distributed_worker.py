@@ -21,7 +21,7 @@ from torch.distributed.tensor.experimental import implicit_replication
 from torch.nn.parallel import DistributedDataParallel
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels.distributed.tensor_parallel import parallelize
+from squeezebert_kernels.distributed import parallelize
 
 HEAD = "SqueezeBertForSequenceClassification"
 TWO_LAYERS = {**TINY, **NO_DROPOUT, "num_hidden_layers": 2}

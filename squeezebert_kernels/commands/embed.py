@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
-from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from .. import _native
 from ..console import UserError, checked_isa, machine_line, make_console
 from ..corpus.encoder import Encoder
 from ..corpus.engines import failure, run_local, run_ray
 from ..corpus.job import DTYPES, TASKS, Job, need
-from ..corpus.output import ERRORS, OutputFolder
+from ..corpus.output import ERRORS, OutputFolder, about, manifest
 from ..corpus.progress import Meter, Summary
-from ..corpus.rows import Source, cut, find_sources
+from ..corpus.rows import cut, find_sources
 from ..models.pooling import POOLING
 
 HELP = "embed or classify a corpus of Parquet or JSONL files, here or on a Ray cluster"
@@ -126,16 +122,3 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("workers", "ray_address"):
         if getattr(args, name) is not None and args.engine != "ray":
             raise UserError(f"--{name.replace('_', '-')} needs --engine ray")
-
-
-def manifest(job: Job, sources: Sequence[Source], rows_per_shard: int) -> dict[str, Any]:
-    """What a run and its continuations must share: whatever decides a byte of the results."""
-    options = {name: value for name, value in asdict(job).items() if name not in ("model", "out", "threads")}
-    files = [{"name": s.name, "size": s.size, "mtime_ns": s.mtime_ns, "rows": s.rows} for s in sources]
-    return {"options": {**options, "rows_per_shard": rows_per_shard}, "input": files}
-
-
-def about() -> dict[str, str]:
-    """With what a run was begun; other versions and machines may continue it, and differ in the last bits."""
-    packages = ("squeezebert-kernels", "torch", "transformers", "tokenizers", "pyarrow")
-    return {"isa": _native.isa(), **{name: importlib.metadata.version(name) for name in packages}}

@@ -1,6 +1,11 @@
-"""``squeezebert-kernels embed``: a corpus of any size through a model, in chunks that can be interrupted.
+"""A corpus of any size through a model, in chunks that can be interrupted: the parts of ``squeezebert-kernels embed``.
 
-``embed.py`` is the command, ``job.py`` what it was asked for, ``rows.py`` reads, ``encoder.py`` computes, ``output.py``
-writes, ``engines.py`` hands the chunks to this process or to Ray, ``progress.py`` tells how far it is. Nothing here
-imports pyarrow or ray before it is needed.
+job       what was asked for
+rows      reads Parquet and JSONL
+encoder   computes
+output    writes, and knows what is finished
+engines   hands the chunks to this process or to Ray
+progress  tells how far it is
+
+Nothing here imports pyarrow or ray before it is needed.
 """

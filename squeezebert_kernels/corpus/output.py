@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import _native
 from ..console import UserError
 from .job import Bad, Job, Unit, need
+from .rows import Source
 
 MANIFEST, ERRORS, PARTIAL, LOCK = "_manifest.json", "_errors", "_tmp", "_lock"
 """Readers of Parquet folders pass over names that begin with an underscore."""
@@ -161,3 +164,16 @@ def _compare(file: Path, manifest: dict[str, Any]) -> None:
             f"OUT {str(file.parent)!r} was begun with other options or input: {'; '.join(changes[:3])}{more}. "
             "Give what it was begun with, another OUT, or --overwrite to begin anew"
         )
+
+
+def manifest(job: Job, sources: Sequence[Source], rows_per_shard: int) -> dict[str, Any]:
+    """What a run and its continuations must share: whatever decides a byte of the results."""
+    options = {name: value for name, value in asdict(job).items() if name not in ("model", "out", "threads")}
+    files = [{"name": s.name, "size": s.size, "mtime_ns": s.mtime_ns, "rows": s.rows} for s in sources]
+    return {"options": {**options, "rows_per_shard": rows_per_shard}, "input": files}
+
+
+def about() -> dict[str, str]:
+    """With what a run was begun; other versions and machines may continue it, and differ in the last bits."""
+    packages = ("squeezebert-kernels", "torch", "transformers", "tokenizers", "pyarrow")
+    return {"isa": _native.isa(), **{name: importlib.metadata.version(name) for name in packages}}
