@@ -1,17 +1,15 @@
 """Instructions that the kernels execute, against committed counts: a guard that works on a busy machine.
 
     python bench/guard.py            compares; exit status 1 if a kernel needs more instructions than it did
-    python bench/guard.py --update   writes the counts of this compiler into the baseline
+    python bench/guard.py --update   writes the counts of this compiler into instructions.json
 
-Counts depend on the compiler's version, so there is a baseline for each. They come from callgrind where valgrind is
-installed and can run the tier, which excludes AVX-512, and from running a kernel step by step in a child process
-otherwise; both give the same numbers.
+Counts come from callgrind where valgrind is installed and can run the tier, which excludes AVX-512, and from running a
+kernel step by step in a child process otherwise; both give the same numbers.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -21,11 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from baseline import compare
+import baseline
 
 from squeezebert_kernels.benchmark import native
 
-BASELINE = Path(__file__).with_name("instructions.json")
 TIERS = ("avx2", "avx512", "avx512bf16")
 VALGRIND_TIERS = ("scalar", "avx2")
 CASES = (
@@ -81,7 +78,7 @@ def count_all(program: Path, tiers: list[str], counter: str) -> tuple[dict[str, 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Instruction counts of the kernels against committed ones.")
-    parser.add_argument("--update", action="store_true", help="write the counts into the baseline")
+    parser.add_argument("--update", action="store_true", help=f"write the counts into {baseline.FILE.name}")
     parser.add_argument("--tolerance", type=float, default=3.0, metavar="PERCENT", help="default: 3")
     parser.add_argument("--counter", choices=("auto", "callgrind", "step"), default="auto")
     parser.add_argument("--isa", choices=TIERS, action="append", help="only this tier; may be given several times")
@@ -94,7 +91,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"guard: error: {error}", file=sys.stderr)
         return 2
     compiler = run_bench(program, "--compiler").stdout.strip()
-    baselines = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
     wanted = args.isa or list(TIERS)
     if shutil.which("valgrind") is None:
         print("valgrind is NOT INSTALLED: every tier is counted step by step, which is slower")
@@ -106,16 +102,9 @@ def main(argv: list[str] | None = None) -> int:
         print("NOTHING WAS CHECKED")
         return 1
     if args.update:
-        baselines[compiler] = dict(sorted({**baselines.get(compiler, {}), **counts}.items()))
-        BASELINE.write_text(json.dumps(baselines, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        print(f"{BASELINE.name}: {len(counts)} counts of {compiler}")
+        baseline.update(counts, compiler)
         return 0
-    if compiler not in baselines:
-        print(f"NOTHING WAS CHECKED: no baseline for {compiler}, only for {', '.join(baselines) or 'nothing'}")
-        return 1
-    worse = compare(counts, baselines[compiler], args.tolerance)
-    print(f"{len(counts)} kernels, {compiler}: " + (f"{worse} WORSE than the baseline" if worse else "none is worse"))
-    return 1 if worse else 0
+    return baseline.check(counts, compiler, args.tolerance)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Instructions that the ARM kernels execute, counted exactly under emulation, by tier, dtype and case.
 
     python bench/arm/count.py                     a table
-    python bench/arm/count.py --guard             compares with instructions.json; exit status 1 for 2 % more
+    python bench/arm/count.py --guard             compares with bench/instructions.json; exit status 1 for 2 % more
     python bench/arm/count.py --update            writes the counts of this compiler into it
     python bench/arm/count.py --isa neon --case "conv 128x192x192 g4" --hottest 2
 
-What one call executes is the difference of two runs with a different number of calls, divided by that number. Counts
-belong to a compiler, so there is a baseline for each. `ideal` is what the vector multiply-adds alone would take, made
-by the widest instruction that the kernel uses.
+What one call executes is the difference of two runs with a different number of calls, divided by that number. `ideal`
+is what the vector multiply-adds alone would take, made by the widest instruction that the kernel uses.
 """
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import baseline
 import emulation
-from baseline import compare
 from emulation import PRODUCTS, Counts, Failed, Unavailable
 
-BASELINE = Path(__file__).with_name("instructions.json")
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 # SqueezeBERT at 128 tokens.
 CASES = (
@@ -92,8 +90,8 @@ def row(key: str, result: Result) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Instructions of the ARM kernels, counted under emulation.")
-    parser.add_argument("--guard", action="store_true", help=f"compare with {BASELINE.name}")
-    parser.add_argument("--update", action="store_true", help=f"write the counts into {BASELINE.name}")
+    parser.add_argument("--guard", action="store_true", help=f"compare with {baseline.FILE.name}")
+    parser.add_argument("--update", action="store_true", help=f"write the counts into {baseline.FILE.name}")
     parser.add_argument("--compiler", help="gcc, zig or clang; default: the first that is installed")
     parser.add_argument("--program", type=Path, help="an aarch64 sbk_kernel_bench, instead of building one")
     parser.add_argument("--isa", action="append", help="only this tier; may be given several times")
@@ -135,20 +133,10 @@ def main(argv: list[str] | None = None) -> int:
         records = {key: result.record() for key, result in results.items()}
         args.json.write_text(json.dumps({"compiler": compiler, "cases": records}, indent=1) + "\n", encoding="utf-8")
     totals = {key: result.counts.total for key, result in results.items()}
-    baselines = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.exists() else {}
     if args.update:
-        baselines[compiler] = dict(sorted({**baselines.get(compiler, {}), **totals}.items()))
-        BASELINE.write_text(json.dumps(baselines, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        print(f"{BASELINE.name}: {len(totals)} counts of {compiler}")
+        baseline.update(totals, compiler)
     elif args.guard:
-        if compiler not in baselines:
-            print(f"NOTHING WAS CHECKED: no baseline for {compiler}, only for {', '.join(baselines) or 'nothing'}")
-            return 1
-        worse = compare(totals, baselines[compiler], TOLERANCE)
-        print(
-            f"{len(totals)} kernels, {compiler}: " + (f"{worse} WORSE than the baseline" if worse else "none is worse")
-        )
-        return 1 if worse else 0
+        return baseline.check(totals, compiler, TOLERANCE)
     return 0
 
 
