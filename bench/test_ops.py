@@ -11,8 +11,7 @@ import torch
 
 from squeezebert_kernels import _native, ops
 from squeezebert_kernels.benchmark import native
-from squeezebert_kernels.benchmark.runner import UNIT
-from squeezebert_kernels.ops import reference
+from squeezebert_kernels.benchmark.checking import UNIT, exact, relative_error
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
@@ -85,8 +84,8 @@ def test_op(make, layer, shape, dtype, threads, benchmark, report, request):
     op = getattr(ops, name)
 
     with torch.inference_mode():
-        wanted = getattr(reference, name)(*(t.double() for t in tensors), **options)
-        error = (op(*tensors, **options, packed=packed).double() - wanted).norm() / wanted.norm()
+        wanted = exact(name, *tensors, **options)
+        error = relative_error(op(*tensors, **options, packed=packed), wanted)
         # Up to six products follow one another; float32 sums add a unit per square root of their length.
         length = max(w.shape[1] for w in weights) if dtype == "fp32" else 1
         assert error <= 4 * UNIT[dtype] * (6 * length) ** 0.5, "the result is wrong: not timed"

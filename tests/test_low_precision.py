@@ -12,15 +12,12 @@ from transformers.models.bert import modeling_bert
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels import ops
+from squeezebert_kernels.benchmark.checking import relative_error
 from squeezebert_kernels.compat import TRANSFORMERS_5
 from squeezebert_kernels.ops import reference
 
 # Relative error (Frobenius) of one op: operands rounded to 8 or 7 bits of mantissa, errors of k products average out.
 BOUNDS = {"bfloat16": 2**-8, "int8": 0.02}
-
-
-def relative(actual, expected):
-    return float((actual - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
@@ -32,7 +29,7 @@ def test_ops(name, dtype):
     )
     exact = getattr(ops, name)(*args, **options)
     rounded = getattr(ops, name)(*args, **options, packed=packed)
-    assert 0 < relative(rounded, exact) < BOUNDS[dtype]
+    assert 0 < relative_error(rounded, exact) < BOUNDS[dtype]
     assert ops.packed_is_current(weights_of(name, args), packed)
 
 
@@ -73,7 +70,7 @@ def test_models(make, kind):
     exact = run(model, batch())
     sbk.optimize(model, **OPTIONS[kind], strict=True)
     rounded = run(model, batch())
-    assert 0 < relative(rounded, exact) < 4 * BOUNDS[kind]
+    assert 0 < relative_error(rounded, exact) < 4 * BOUNDS[kind]
     assert {e.dtype for e in sbk.report(model).entries} == {kind}
     assert kind in str(sbk.report(model))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -89,11 +86,11 @@ def test_models(make, kind):
 def test_own_classes_and_convs():
     model = sbk.SqueezeBertModel(sbk.SqueezeBertConfig(num_hidden_layers=1)).eval()
     exact = run(model, batch())
-    assert 0 < relative(run(sbk.optimize(model, dtype=torch.bfloat16), batch()), exact) < 4 * BOUNDS["bfloat16"]
+    assert 0 < relative_error(run(sbk.optimize(model, dtype=torch.bfloat16), batch()), exact) < 4 * BOUNDS["bfloat16"]
     conv = torch.nn.Conv1d(64, 64, 1, groups=2)
     x = randn(2, 64, 9)
     exact = conv(x).detach()
-    assert 0 < relative(sbk.optimize(conv, quantization="int8")(x).detach(), exact) < BOUNDS["int8"]
+    assert 0 < relative_error(sbk.optimize(conv, quantization="int8")(x).detach(), exact) < BOUNDS["int8"]
 
 
 def test_bad_options():

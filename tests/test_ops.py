@@ -15,7 +15,6 @@ from support.op_cases import (
     check,
     conv_case,
     conv_norm_case,
-    double,
     groups_of,
     post_case,
     randn,
@@ -25,6 +24,7 @@ from support.op_cases import (
 from torch.library import opcheck
 
 from squeezebert_kernels import ops
+from squeezebert_kernels.benchmark.checking import exact
 from squeezebert_kernels.ops import reference
 
 CONVS = [
@@ -158,7 +158,7 @@ def test_other_dtypes(case, dtype):
     if cast[-1] is not None and name == "attention_block":
         cast[-1] = torch.zeros_like(cast[-1]).masked_fill(args[-1] < 0, torch.finfo(dtype).min)
     actual = getattr(ops, name)(*cast, **options)
-    expected = getattr(reference, name)(*map(double, cast), **options)
+    expected = exact(name, *cast, **options)
     assert actual.dtype == dtype
     size = float(expected.abs().max())
     # float32 inside and one rounding at the end: half an ulp of the output dtype.
@@ -299,11 +299,8 @@ def test_masks():
     *rest, _ = args
     lowest = torch.full((2, 1, 1, 9), torch.finfo(torch.float32).min)
     # A fully masked row attends to everything alike, as softmax of equal scores does.
-    assert_close(
-        ops.attention_block(*rest, lowest, **options),
-        reference.attention_block(*map(double, rest), double(lowest), **options),
-        96,
-    )
+    expected = exact("attention_block", *rest, lowest, **options)
+    assert_close(ops.attention_block(*rest, lowest, **options), expected, 96)
     boolean = torch.tensor([[[[True] * 5 + [False] * 4]]])
     additive = torch.zeros(1, 1, 1, 9).masked_fill(~boolean, torch.finfo(torch.float32).min)
     assert torch.equal(ops.attention_block(*rest, boolean, **options), ops.attention_block(*rest, additive, **options))

@@ -6,7 +6,7 @@ from unittest import mock
 
 import torch
 
-from squeezebert_kernels.ops import reference
+from squeezebert_kernels.benchmark.checking import relative_error
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 DTYPES = {"fp32": FP32, "fp16": FP16, "bf16": BF16}
@@ -63,7 +63,7 @@ class Case:
             return
         assert out.isfinite().all(), f"{int((~out.isfinite()).sum())} of {out.numel()} values are not finite"
         bar = bar_of(self.dtype, roundings, terms) if bar is None else bar
-        error = float((out.double() - expected).norm() / expected.norm())
+        error = relative_error(out, expected)
         if self.bar == INF or error / bar > self.error / self.bar:
             self.error, self.bar = error, bar
         assert error <= bar, f"error {error:.3g} is above {bar:.3g}; worst at {worst(out, expected)}"
@@ -125,12 +125,3 @@ def call(name, *args, kernels=None, twice=False, config=None, paths=(), **option
     for i, (t, old) in enumerate(zip(tensors, before)):
         assert same_bits(whole(t), old), f"tensor {i} of the arguments was written to"
     return out
-
-
-def exact(name, *args, **options):
-    """The reference in float64 on the same inputs."""
-    doubles = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
-    return getattr(reference, name)(*doubles, **options)
-
-
-# --- grouped_pointwise_conv

@@ -32,10 +32,11 @@ from triton_case_tools import (
     UNIT,
     Case,
     call,
-    exact,
     guarded,
     worst,
 )
+
+from squeezebert_kernels.benchmark.checking import exact
 
 
 def conv(case, rows=(2, 9), k=21, n=19, groups=1, activation=None, bias=True, x=None, config=None, twice=False):

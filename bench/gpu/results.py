@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from squeezebert_kernels.console import cpu_name
 
@@ -99,12 +98,6 @@ class Run:
     def percent_of_peak(self, dtype: str, tflops: float) -> float | None:
         peak = self.results.data["peaks"].get("matmul_tflops", {}).get(dtype)
         return 100 * tflops / peak if peak else None
-
-
-def relative_error(out: Tensor, expected: Tensor) -> float:
-    """||out - expected|| / ||expected||; NaN where ``out`` has one."""
-    expected = expected.double()
-    return float((out.double() - expected).norm() / expected.norm())
 
 
 def reason_of(error: BaseException, device: torch.device) -> str:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..data.samples import Embedder, load_passages, mean_pooled, minilm_folder
 from ..fusion.optimize import optimize
+from .checking import relative_error
 from .contestants import OPTIMIZE, shared_copy
-from .runner import relative_error
 
 MEAN_COSINE = {"ours-fp32": 0.999999, "ours-bf16": 0.9999, "ours-int8": 0.998}
 SAME_TOP = 0.99  # share of queries, sentences included
@@ -118,7 +118,7 @@ def search_accuracy(stock: nn.Module, models: dict[str, nn.Module], texts: Texts
                 same_top=queries,
                 same_top_sentences=sentences,
                 same_top_elsewhere=elsewhere,
-                hidden_error=relative_error(other_hidden, hidden, torch.ones(len(hidden))),
+                hidden_error=relative_error(other_hidden, hidden),
             )
     return result
 
@@ -156,8 +156,9 @@ def output_errors(
     """Errors of last_hidden_state and of pooler_output."""
     mask = batch["attention_mask"]
 
-    def error(actual: Tensor, expected: Tensor, mask: Tensor) -> OutputError:
-        largest = (actual.float() - expected)[mask.bool()].abs().max().item()
+    def error(actual: Tensor, expected: Tensor, mask: Tensor | None = None) -> OutputError:
+        difference = actual.float() - expected
+        largest = (difference if mask is None else difference[mask.bool()]).abs().max().item()
         return OutputError(relative_error(actual, expected, mask), largest)
 
     with torch.inference_mode():
@@ -166,7 +167,7 @@ def output_errors(
     return {
         name: (
             error(output.last_hidden_state, expected.last_hidden_state, mask),
-            error(output.pooler_output, expected.pooler_output, torch.ones(len(mask))),
+            error(output.pooler_output, expected.pooler_output),
         )
         for name, output in actual.items()
     }

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import native
+from .checking import relative_error, tolerance
 from .contestants import EXTRA, Contestant, NotApplicable, Setting, hidden_of
 from .workload import Shape, encoder_bytes, encoder_flops, load_stock, model_flops
 
@@ -20,29 +21,6 @@ MIN_ROUNDS = 3
 TURN_CALLS, TURN_SECONDS = 3, 0.1  # calls that are timed in one turn, and seconds after which no other is begun
 SLOW, SLOW_RUNS = 1.0, 3  # seconds of a call that is timed this often only
 SETTLE = 0.005  # seconds for the threads of the contestant before to go to sleep
-UNIT = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11, "int8": 1 / 127}
-"""Error of rounding a value near 1. int8: to one of 127 steps, the largest value being about four times the usual."""
-
-
-def tolerance(dtype: str, config: Any) -> float:
-    """Allowed relative error (Frobenius norm) of last_hidden_state.
-
-    Rounding errors of the six products of every layer add up like a random walk; sums in float32 contribute one unit
-    per square root of their length. Four times that.
-    """
-    products = 6 * config.num_hidden_layers
-    length = config.hidden_size if dtype == "fp32" else 1
-    return 4 * UNIT[dtype] * (products * length) ** 0.5
-
-
-def relative_error(output: Tensor, reference: Tensor, mask: Tensor) -> float:
-    """|output - reference| / |reference| over real tokens; infinite where shapes differ or something is not finite."""
-    if output.shape != reference.shape:
-        return float("inf")
-    real = mask.bool()
-    wanted = reference[real].double()
-    error = ((output[real].double() - wanted).norm() / wanted.norm()).item()
-    return error if error == error else float("inf")
 
 
 @dataclass
