@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError, KeyError) as error:
         print(f"check_ratio: error: {args.results}: {error}", file=sys.stderr)
         return 2
-    except native.NativeUnavailable as error:
+    except native.Unavailable as error:
         print(f"check_ratio: error: {error}", file=sys.stderr)
         return 2
     print(f"{met} bars met, {missed} missed")

@@ -31,7 +31,7 @@ def pytest_addoption(parser):
 def kernel_cases(isa):
     try:
         cases = native.cases()
-    except native.NativeUnavailable as error:
+    except native.Unavailable as error:
         raise pytest.UsageError(str(error)) from None
     possible = list(dict.fromkeys(case.isa for case in cases))
     if isa not in (*possible, "all"):

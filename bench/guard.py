@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         program = native.build() / "sbk_kernel_bench"
         here = {case.isa for case in native.cases()}
-    except native.NativeUnavailable as error:
+    except native.Unavailable as error:
         print(f"guard: error: {error}", file=sys.stderr)
         return 2
     compiler = run_bench(program, "--compiler").stdout.strip()

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from squeezebert_kernels.benchmark import build_tools
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLE = "SBK_TOKENIZE"
@@ -27,21 +27,14 @@ def command() -> list[str]:
     given = os.environ.get(VARIABLE)
     if given:
         return shlex.split(given)
-    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    cmake, ninja = (shutil.which(name, path=search) for name in ("cmake", "ninja"))
-    if cmake is None:
+    if build_tools.find_tool("cmake") is None:
         pytest.skip(f"cmake is needed to build sbk_tokenize, or {VARIABLE} must name it")
     folder = ROOT / "build" / "cmake"  # that of `make test`, where it has the C++ tests
     cache = folder / "CMakeCache.txt"
     if not cache.exists() or "SBK_BUILD_TESTS:BOOL=ON" not in cache.read_text():
         folder = ROOT / "build" / "tests"
-        configure = [cmake, "-S", str(ROOT), "-B", str(folder), "-DSBK_BUILD_TESTS=ON"]
-        if ninja is not None and not (folder / "CMakeCache.txt").exists():
-            configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-        subprocess.run(configure, check=True, capture_output=True)
-    build = [cmake, "--build", str(folder), "--target", "sbk_tokenize", "--parallel", "2"]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        build_tools.configure(folder, "-DSBK_BUILD_TESTS=ON", source=ROOT)
+    build_tools.build(folder, "sbk_tokenize")
     return [str(folder / "tests" / "cpp" / "sbk_tokenize")]
 
 

@@ -9,14 +9,14 @@ import functools
 import json
 import os
 import shlex
-import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from squeezebert_kernels.benchmark import build_tools
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLE = "SBK_PROGRAMS"
@@ -24,20 +24,14 @@ VARIABLE = "SBK_PROGRAMS"
 
 def _build(*targets: str) -> Path:
     """The build folder with `targets` in it; skips the test where there is no CMake."""
-    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    cmake, ninja = (shutil.which(name, path=search) for name in ("cmake", "ninja"))
-    if cmake is None:
+    if build_tools.find_tool("cmake") is None:
         pytest.skip(f"cmake is needed to build the programs, or {VARIABLE} must name their folder")
     folder = ROOT / "build" / "cmake"  # that of the extension, where most of the library is compiled already
     if not (folder / "CMakeCache.txt").exists():
         folder = ROOT / "build" / "programs"
-        generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja is not None else []
         if not (folder / "CMakeCache.txt").exists():
-            configure = [cmake, "-S", str(ROOT), "-B", str(folder), *generator]
-            subprocess.run(configure, check=True, capture_output=True)
-    build = [cmake, "--build", str(folder), "--parallel", "2", "--target", *targets]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            build_tools.configure(folder, source=ROOT)
+    build_tools.build(folder, *targets)
     return folder
 
 

@@ -176,7 +176,7 @@ AROUND = 5  # of the class `other`
 
 @pytest.fixture(scope="module")
 def assemble(tmp_path_factory):
-    if emulation.tool(emulation.QEMU) is None:
+    if emulation.find_tool(emulation.QEMU) is None:
         pytest.skip(f"{emulation.QEMU} is not installed (apt install qemu-user)")
     try:
         emulation.plugin()

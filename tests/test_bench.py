@@ -47,7 +47,7 @@ def no_library(monkeypatch):
     """No compiled benchmark library: tests neither build it nor measure peaks."""
 
     def load():
-        raise native.NativeUnavailable("no library in this test")
+        raise native.Unavailable("no library in this test")
 
     monkeypatch.setattr(native, "load", load)
 

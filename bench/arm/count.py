@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import baseline
 import emulation
-from emulation import PRODUCTS, Counts, Failed, Unavailable
+from emulation import PRODUCTS, Counts, Failed, Unavailable, need_tool, run_or_raise
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 # SqueezeBERT at 128 tokens.
@@ -105,8 +105,8 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         program = args.program or emulation.build_bench(args.compiler)
-        qemu = emulation.need(emulation.QEMU, "apt install qemu-user")
-        compiler = emulation.run_or_raise([qemu, program, "--compiler"], "running the benchmark").strip()
+        qemu = need_tool(emulation.QEMU, "apt install qemu-user")
+        compiler = run_or_raise([qemu, program, "--compiler"], "running the benchmark").strip()
         results: dict[str, Result] = {}
         print(f"{compiler}; instructions of one call\n{HEADER}")
         for isa in args.isa or emulation.CPUS:

@@ -6,18 +6,19 @@ Instructions are counted exactly; the time that emulation takes means nothing an
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# The file itself: importing the package would import torch, which counting instructions does not need.
+sys.path.append(str(Path(__file__).resolve().parents[2] / "squeezebert_kernels" / "benchmark"))
+import build_tools
+from build_tools import ROOT, Unavailable, find_tool, need_tool, run, run_or_raise
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 BUILD = ROOT / "build"
 QEMU = "qemu-aarch64"
 
@@ -44,42 +45,12 @@ CPUS = {
 DEFAULT_CPU = "max,sve=off,sme=off"
 
 
-class Unavailable(Exception):
-    """A tool that is needed is not installed; the message says which."""
-
-
 class Failed(Unavailable):
     """A counted program did not exit with 0."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-
-
-def tool(*names: str) -> str | None:
-    """The first of ``names`` that is installed, in this Python's environment or on the PATH."""
-    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return next((path for name in names if (path := shutil.which(name, path=search))), None)
-
-
-def need(name: str, hint: str) -> str:
-    path = tool(name)
-    if path is None:
-        raise Unavailable(f"{name} is not installed: {hint}")
-    return path
-
-
-def run(command: Sequence[str | Path], **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, **options)
-
-
-def run_or_raise(command: Sequence[str | Path], what: str, **options) -> str:
-    done = run(command, **options)
-    if done.returncode != 0:
-        lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
-        error = next((line for line in lines if "error" in line.lower()), lines[-1])
-        raise Unavailable(f"{what} failed with exit status {done.returncode}: {error.strip()}")
-    return done.stdout
 
 
 # --- cross compilers ---
@@ -105,13 +76,13 @@ def has_module(name: str) -> bool:
 def compilers() -> list[Compiler]:
     """Those that are installed, the one that the committed counts were made with first."""
     found = []
-    gcc = tool("aarch64-linux-gnu-g++")
+    gcc = find_tool("aarch64-linux-gnu-g++")
     if gcc:
         found.append(Compiler("gcc", (gcc,), ("-static",)))
     if has_module("ziglang"):
         zig = (sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-musl")
         found.append(Compiler("zig", zig, ("-static",)))
-    clang = tool("clang++-19", "clang++-20", "clang++-21", "clang++")
+    clang = find_tool("clang++-19", "clang++-20", "clang++-21", "clang++")
     if clang and gcc:  # clang brings no C++ library for aarch64: it takes the cross GCC's
         found.append(Compiler("clang", (clang, "--target=aarch64-linux-gnu"), ("-static",)))
     return found
@@ -129,28 +100,24 @@ def compiler(name: str | None = None) -> Compiler:
 
 def configure(cross: Compiler) -> Path:
     """A build of the benchmark for aarch64 in build/arm-bench-<compiler>, configured."""
-    cmake = need("cmake", "pip install cmake ninja")
     folder = BUILD / f"arm-bench-{cross.name}"
     folder.mkdir(parents=True, exist_ok=True)
     # CMake wants one program without arguments for a compiler.
     wrapper = folder / "c++"
     wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(cross.command)} "$@"\n', encoding="utf-8")
     wrapper.chmod(0o755)
-    command = [cmake, "-S", ROOT, "-B", folder, "-DSBK_BUILD_BENCH=ON", "-DSBK_BUILD_CAPI=OFF"]
-    command += ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={wrapper}"]
-    command += [f"-DCMAKE_EXE_LINKER_FLAGS={' '.join(cross.link_flags)}"]
-    ninja = tool("ninja")
-    if ninja and not (folder / "CMakeCache.txt").exists():
-        command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    run_or_raise(command, "configuring the benchmark for aarch64")
+    build_tools.configure(
+        folder, "-DSBK_BUILD_BENCH=ON", "-DSBK_BUILD_CAPI=OFF", "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={wrapper}",
+        f"-DCMAKE_EXE_LINKER_FLAGS={' '.join(cross.link_flags)}",
+    )  # fmt: skip
     return folder
 
 
 def build_bench(name: str | None = None) -> Path:
     """bench/cpp's sbk_kernel_bench for aarch64, brought up to date."""
     folder = configure(compiler(name))
-    build = [need("cmake", "pip install cmake"), "--build", folder, "--target", "sbk_kernel_bench", "--parallel", "2"]
-    run_or_raise(build, "building the benchmark for aarch64")
+    build_tools.build(folder, "sbk_kernel_bench")
     return folder / "bench" / "cpp" / "sbk_kernel_bench"
 
 
@@ -187,7 +154,7 @@ def plugin() -> Path:
     """instruction_mix.so, built if it is older than its source."""
     source, library = HERE / "instruction_mix.c", BUILD / "arm-plugin" / "instruction_mix.so"
     if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
-        cc = tool("cc", "gcc", "clang")
+        cc = find_tool("cc", "gcc", "clang")
         if cc is None:
             raise Unavailable("no C compiler for the counting plugin: install cc")
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +165,7 @@ def plugin() -> Path:
 
 def count(command: Sequence[str | Path], *, cpu: str, hottest: int = 0, options: Sequence[str | Path] = ()) -> Counts:
     """What ``command`` executes from start to exit. ``options`` are QEMU's."""
-    qemu = need(QEMU, "apt install qemu-user")
+    qemu = need_tool(QEMU, "apt install qemu-user")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "mix.json"
         loaded = f"{plugin()},out={out},hottest={hottest}"

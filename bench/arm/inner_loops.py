@@ -237,7 +237,7 @@ def compile_tiers(compiler: Compiler) -> dict[str, str]:
 
 def mca() -> str | None:
     """llvm-mca, 19 or newer: older models of these cores lack instructions."""
-    path = emulation.tool("llvm-mca-19", "llvm-mca-20", "llvm-mca-21", "llvm-mca-22", "llvm-mca")
+    path = emulation.find_tool("llvm-mca-19", "llvm-mca-20", "llvm-mca-21", "llvm-mca-22", "llvm-mca")
     if path is None:
         return None
     version = re.search(r"version (\d+)", emulation.run([path, "--version"]).stdout)

@@ -60,7 +60,7 @@ def unpack_python() -> None:
     """An aarch64 Python in SYS from the Debian packages that this machine's apt knows, through lists of our own."""
     if PYTHON.exists():
         return
-    if emulation.tool("apt-get") is None or emulation.tool("dpkg-deb") is None:
+    if emulation.find_tool("apt-get") is None or emulation.find_tool("dpkg-deb") is None:
         raise Unavailable(f"no apt here: unpack {' '.join(DEBIAN_PACKAGES)} into {SYS} by hand")
     apt, debs = FOLDER / "apt", FOLDER / "debs"
     for folder in (apt / "lists" / "partial", apt / "cache" / "archives" / "partial", debs):

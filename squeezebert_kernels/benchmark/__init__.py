@@ -2,6 +2,7 @@
 
 workload     models, shapes, inputs, and how much work they are
 contestants  everything that is timed: ours and what a user would pick instead
+build_tools  finds CMake and compilers, builds from a source checkout
 native       peaks of this machine, from the compiled benchmark library
 checking     what a right result is: the reference in float64, errors, tolerances
 runner       checks every contestant, then times them in turns

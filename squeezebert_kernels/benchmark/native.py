@@ -8,21 +8,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from . import build_tools
+from .build_tools import ROOT, Unavailable
+
 BUILD_DIR = ROOT / "build" / "bench"
 LIBRARY_NAME = "libsbk_kernel_bench" + (".dylib" if sys.platform == "darwin" else ".so")
 VARIABLE = "SBK_BENCH_LIBRARY"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
-
-
-class NativeUnavailable(Exception):
-    """There is no benchmark library and none can be built; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +30,12 @@ class Case:
     name: str
 
 
-def _tool(name: str) -> str | None:
-    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return shutil.which(name, path=search)
-
-
 def build() -> Path:
     """Brings the library in build/bench up to date with the sources and returns its folder."""
     if not (ROOT / "bench" / "cpp" / "CMakeLists.txt").exists():
-        raise NativeUnavailable(f"the benchmark library is built from a source checkout; or set {VARIABLE}")
-    cmake = _tool("cmake")
-    if cmake is None:
-        raise NativeUnavailable("cmake is needed to build the benchmark library: pip install cmake ninja")
-    configure = [cmake, "-S", str(ROOT), "-B", str(BUILD_DIR), "-DSBK_BUILD_BENCH=ON"]
-    ninja = _tool("ninja")
-    if ninja is not None and not (BUILD_DIR / "CMakeCache.txt").exists():
-        configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    for command in (configure, [cmake, "--build", str(BUILD_DIR), "--parallel", "2"]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            lines = (done.stdout + done.stderr).strip().splitlines() or [f"exit status {done.returncode}"]
-            error = next((line for line in lines if "error" in line.lower()), lines[-1])
-            raise NativeUnavailable(f"building the benchmark library failed: {error.strip()}")
+        raise Unavailable(f"the benchmark library is built from a source checkout; or set {VARIABLE}")
+    build_tools.configure(BUILD_DIR, "-DSBK_BUILD_BENCH=ON")
+    build_tools.build(BUILD_DIR)
     return BUILD_DIR / "bench" / "cpp"
 
 
@@ -67,7 +47,7 @@ def load() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        raise NativeUnavailable(f"{path} does not load: {error}") from None
+        raise Unavailable(f"{path} does not load: {error}") from None
     text, real, integer, handle = ctypes.c_char_p, ctypes.c_double, ctypes.c_int64, ctypes.c_void_p
     for name, result, arguments in (
         ("sbk_bench_cases", text, []),
@@ -94,7 +74,7 @@ def peak(isa: str, dtype: str, *, milliseconds: float = 3.0, threads: int = 1) -
     """Operations per second of the tier's multiply-add instruction for ``dtype`` on registers alone, on ``threads``."""
     rate = load().sbk_bench_peak(isa.encode(), DTYPES[dtype].encode(), int(milliseconds * 1e3), threads)
     if rate <= 0:
-        raise NativeUnavailable(f"no peak loop for {dtype} on {isa}")
+        raise Unavailable(f"no peak loop for {dtype} on {isa}")
     return rate
 
 
@@ -110,7 +90,7 @@ class Kernel:
         self.case = case
         self._handle = load().sbk_bench_open(case.isa.encode(), case.dtype.encode(), case.name.encode())
         if not self._handle:
-            raise NativeUnavailable(f"no case {case}")
+            raise Unavailable(f"no case {case}")
         self.flops: float = load().sbk_bench_flops(self._handle)
         self.bytes: float = load().sbk_bench_bytes(self._handle)
 

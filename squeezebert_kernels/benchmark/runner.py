@@ -89,7 +89,7 @@ class PeakMeter:
         self.bandwidths: dict[int, float] = {}
         try:
             native.peak(isa, "fp32", milliseconds=0.1)
-        except native.NativeUnavailable as error:
+        except native.Unavailable as error:
             self.reason = str(error)
 
     def measure(self, threads: int, rates: dict[str, list[float]]) -> None:
