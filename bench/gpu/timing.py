@@ -19,7 +19,6 @@ Call = Callable[[], Any]
 ROUNDS = 5
 LATENCY_CALLS = 60  # of all rounds together
 ROUND_SECONDS = 0.06  # of back-to-back calls of one contestant in one round
-GRAPH_CALLS = 20  # in a captured graph
 
 
 @dataclass
@@ -39,18 +38,14 @@ def synchronize(device: torch.device) -> None:
 
 def back_to_back(call: Call, device: torch.device, calls: int) -> float:
     """Milliseconds per call of ``calls`` in a row."""
-    if device.type != "cuda":
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        return 1e3 * (time.perf_counter() - start) / calls
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
+    if device.type == "cuda":
+        from squeezebert_kernels.triton_kernels.timing import device_ms
+
+        return device_ms(call, calls)
+    start = time.perf_counter()
     for _ in range(calls):
         call()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / calls
+    return 1e3 * (time.perf_counter() - start) / calls
 
 
 def waited_for(call: Call, device: torch.device, calls: int) -> list[float]:
@@ -93,22 +88,6 @@ def interleaved(
             wait = statistics.median(waits[name]) if latency else None
             found[name] = Timing(statistics.median(runs[name]), counts[name], wait, len(waits[name]))
     return found
-
-
-def captured(call: Call, calls: int = GRAPH_CALLS) -> Call:
-    """``calls`` calls as one CUDA graph; what is returned replays it."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # what is compiled or allocated once must not be captured
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            call()
-    return graph.replay
 
 
 def _median_ms(call: Call, device: torch.device, runs: int) -> float:

@@ -7,9 +7,8 @@ import itertools
 import json
 import multiprocessing
 import os
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,28 +107,10 @@ def measure(trial: Trial, call: Any, others: dict[str, Config], replays: int = 5
     """Median microseconds of a call, of launches that follow one another in a CUDA graph; ``others``: the best so far
     of kernels that the call may launch besides."""
     from ..triton_kernels import configs
+    from ..triton_kernels.timing import microseconds
 
     with torch.inference_mode(), configs.override(**others | {trial.kernel: trial.config}):
         return microseconds(call, 20, replays)
-
-
-def microseconds(call: Callable[[], Any], calls: int, replays: int) -> float:
-    """Median of one of ``calls`` that follow one another in a CUDA graph; of a replay before nothing is taken."""
-    call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            call()
-    times = []
-    for _ in range(replays + 1):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1000 / calls)
-    return statistics.median(times[1:])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
