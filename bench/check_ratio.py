@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from squeezebert_kernels.benchmark import native
+from squeezebert_kernels.ops.dtypes import DTYPES
 
 # (ISA tier, dtype, case, least per cent of peak)
 BARE = ("conv 128x192x768 g4", "conv 128x768x192 g4", "conv 128x768x768 g1")
@@ -74,7 +75,7 @@ def check_kernels(rounds: int) -> tuple[int, int]:
         if isa not in here:
             print(f"NOT CHECKED  {isa} {dtype} {name}: this machine has no {isa}")
             continue
-        with native.Kernel(native.Case(isa, native.DTYPES[dtype], name)) as kernel:
+        with native.Kernel(native.Case(isa, DTYPES[dtype], name)) as kernel:
             calls = max(1, round(3e-3 / kernel.run(1)))
             shares = []
             for _ in range(rounds):

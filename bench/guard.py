@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import baseline
 
 from squeezebert_kernels.benchmark import native
+from squeezebert_kernels.ops.dtypes import PACKED
 
 TIERS = ("avx2", "avx512", "avx512bf16")
 VALGRIND_TIERS = ("scalar", "avx2")
@@ -64,7 +65,7 @@ def count_all(program: Path, tiers: list[str], counter: str) -> tuple[dict[str, 
         )
         count = count_with_callgrind if callgrind else count_stepwise
         before = len(counts)
-        for dtype in native.DTYPES.values():
+        for dtype in PACKED:
             for case in CASES:
                 number = count(program, isa, dtype, case)
                 if number is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 
 from squeezebert_kernels.benchmark import native
+from squeezebert_kernels.ops.dtypes import DTYPES
 
-SHORT = {name: short for short, name in native.DTYPES.items()}
+SHORT = {name: short for short, name in DTYPES.items()}
 
 
 def test_kernel(case, benchmark, report, request):

@@ -12,8 +12,7 @@ import torch
 from squeezebert_kernels import _native, ops
 from squeezebert_kernels.benchmark import native
 from squeezebert_kernels.benchmark.checking import UNIT, exact, relative_error
-
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+from squeezebert_kernels.ops.dtypes import DTYPES
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def down_conv_layer_norm(layer, batch, length):
     return "grouped_pointwise_conv_layer_norm", tensors, options, [weight], [layer.groups], {}, flops
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", native.PEAKS)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("make", [attention, post_attention, up_conv, down_conv_layer_norm], ids=lambda f: f.__name__)

@@ -9,7 +9,6 @@ import torch
 from squeezebert_kernels.benchmark.checking import relative_error
 
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
-DTYPES = {"fp32": FP32, "fp16": FP16, "bf16": BF16}
 ACTIVATIONS = [None, "gelu", "gelu_tanh", "relu"]
 INF, GUARD = float("inf"), 1024
 

@@ -21,7 +21,6 @@ from triton_case_tools import (
     ATTENTION,
     CONV,
     CONV_NORM,
-    DTYPES,
     FP16,
     INF,
     LAYER,
@@ -37,6 +36,7 @@ from triton_case_tools import (
 )
 
 from squeezebert_kernels.benchmark.checking import exact
+from squeezebert_kernels.ops.dtypes import FLOATING
 
 
 def conv(case, rows=(2, 9), k=21, n=19, groups=1, activation=None, bias=True, x=None, config=None, twice=False):
@@ -70,7 +70,7 @@ def conv_large(case, activation):
 
 
 def add_conv(add):
-    for dtype, groups, activation in itertools.product(DTYPES, (1, 2, 4), ACTIVATIONS):
+    for dtype, groups, activation in itertools.product(FLOATING, (1, 2, 4), ACTIVATIONS):
         add(f"conv-{groups}-{activation}", conv, dtype, groups=groups, activation=activation, twice=groups == 2)
     views = {
         "sliced": lambda c: c.draw(2, 9, 60)[..., 11:32],
@@ -79,7 +79,7 @@ def add_conv(add):
         "transposed": lambda c: c.draw(21, 18).t(),
         "vector": lambda c: c.draw(21),
     }
-    for dtype in DTYPES:
+    for dtype in FLOATING:
         for view, x in views.items():
             add(f"conv-{view}", conv, dtype, x=x)
         for rows in [(1,), (1, 1), (0,), (3, 0), (2, 16), (2, 3, 4)]:
@@ -119,7 +119,7 @@ def conv_norm_constant(case, eps):
 
 
 def add_conv_norm(add):
-    for dtype in DTYPES:
+    for dtype in FLOATING:
         for groups, eps in itertools.product((1, 2, 4), (1e-12, 0.5)):
             add(f"conv_norm-{groups}-eps{eps}", conv_norm, dtype, groups=groups, eps=eps, twice=groups == 1)
         add("conv_norm-views", conv_norm, dtype, groups=2, view=True)
@@ -241,16 +241,16 @@ def attention_bad_offsets(case, bounds, paths):
 def add_attention(add):
     masks = [None, "padding", "padding_inf", "full", "causal", "expanded", "transposed", "queries_by_keys", "of_heads",
              "column"]  # fmt: skip
-    for dtype, mask in itertools.product(DTYPES, masks):
+    for dtype, mask in itertools.product(FLOATING, masks):
         if dtype == "fp32" or mask in (None, "padding", "padding_inf", "full"):
             options = dict(mask=mask, length=19, heads=2, twice=mask == "padding")
             add(f"attention-one-{mask}", attention, dtype, **options)
             add(f"attention-two-{mask}", attention, dtype, **options, paths=("two",))
-    for dtype, value, shape in itertools.product(DTYPES, ("least", "inf"), ("padding", "full")):
+    for dtype, value, shape in itertools.product(FLOATING, ("least", "inf"), ("padding", "full")):
         for path in ("one", "two"):
             name = f"attention-{path}-hidden_query-{value}-{shape}"
             add(name, attention_hidden_query, dtype, value=value, shape=shape, paths=(path,))
-    for dtype in DTYPES:
+    for dtype in FLOATING:
         for path in ("one", "two"):
             add(f"attention-{path}-one_token", attention, dtype, length=1, paths=(path,))
             add(f"attention-{path}-even", attention, dtype, length=16, d=16, channels=32, heads=2, paths=(path,))
@@ -356,11 +356,11 @@ def encoder_layer(case, lengths, mask, groups, post_groups):
 
 def add_post(add):
     # 24 channels a group are a chunk of 16 and one of 16 with a remainder; 22 or 44 hidden ones are no multiple of 16.
-    for dtype, groups, fused in itertools.product(DTYPES, (1, 2, 4), (True, False)):
+    for dtype, groups, fused in itertools.product(FLOATING, (1, 2, 4), (True, False)):
         # The one kernel has a loop of loops for each program, so the most groups get fewer rows.
         options = dict(rows=(9,) if groups == 4 else (2, 9), channels=24 * groups, hidden=22 * groups, fused=fused)
         add(f"post-{groups}-{'one' if fused else 'two'}", post, dtype, groups=(groups,) * 3, **options)
-    for dtype in DTYPES:
+    for dtype in FLOATING:
         add("post-unequal_groups", post, dtype, rows=(9,), groups=(1, 2, 4), one=False)
         add("post-no_biases", post, dtype, rows=(9,), biases=False, groups=(1, 2, 2), twice=dtype == "fp32")
         add("post-shipped_config", post, dtype, config="shipped", groups=(1, 2, 2))
@@ -405,7 +405,7 @@ def cases():
     def add(name, function, dtype, **options):
         name = f"{name}-{dtype}".replace(" ", "")
         assert name not in found, name
-        found[name] = lambda: run(name, function, DTYPES[dtype], options)
+        found[name] = lambda: run(name, function, FLOATING[dtype], options)
 
     for group in (add_conv, add_conv_norm, add_attention, add_post, add_random):
         group(add)

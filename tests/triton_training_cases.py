@@ -11,10 +11,11 @@ import warnings
 from unittest import mock
 
 import torch
-from triton_case_tools import ACTIVATIONS, DTYPES, FP32, ONE, SMALL, UNIT, bar_of, guarded, same_bits, whole
+from triton_case_tools import ACTIVATIONS, FP32, ONE, SMALL, UNIT, bar_of, guarded, same_bits, whole
 from triton_cases import behind_attention, mask_of, projections, run
 
 from squeezebert_kernels.ops import reference
+from squeezebert_kernels.ops.dtypes import FLOATING
 
 TILE = {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, **ONE}
 WEIGHT = {"BLOCK_N": 16, "BLOCK_K": 16, "BLOCK_T": 16, **ONE}
@@ -121,7 +122,7 @@ def conv(case, rows=(2, 9), k=21, n=19, groups=1, x=None, grad=None, needs=()):
 
 
 def add_conv(add):
-    for dtype, groups in itertools.product(DTYPES, (1, 2, 4)):
+    for dtype, groups in itertools.product(FLOATING, (1, 2, 4)):
         add(f"conv-{groups}", conv, dtype, groups=groups)
     some = [(True, False, False), (False, True, False), (False, False, True), (False,) * 3]
     add("conv-needs", conv, "fp32", needs=some)
@@ -178,7 +179,7 @@ def post(
 
 
 def add_post(add):
-    for dtype, groups in itertools.product(DTYPES, (1, 2, 4)):
+    for dtype, groups in itertools.product(FLOATING, (1, 2, 4)):
         add(f"post-{groups}", post, dtype, rows=(9,), channels=20 * groups, hidden=18 * groups, groups=(groups,) * 3)
     for activation in ACTIVATIONS:
         add(f"post-{activation}", post, "fp32", activation=activation, eps=(0.5, 1e-12))
@@ -258,7 +259,7 @@ def attention(
 
 
 def add_attention(add):
-    for dtype, groups in itertools.product(DTYPES, (1, 2, 4)):
+    for dtype, groups in itertools.product(FLOATING, (1, 2, 4)):
         options = dict(heads=4 if groups == 4 else 2, batch=1 if groups == 4 else 2)
         add(f"attention-{groups}", attention, dtype, groups=(groups,) * 3, **options)
     for mask in (
@@ -367,7 +368,7 @@ def cases():
     def add(name, function, dtype, **options):
         name = f"{name}-{dtype}"
         assert name not in found, name
-        found[name] = lambda: run(name, function, DTYPES[dtype], options)
+        found[name] = lambda: run(name, function, FLOATING[dtype], options)
 
     for group in (add_conv, add_post, add_attention, add_dropout):
         group(add)

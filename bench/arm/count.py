@@ -23,7 +23,7 @@ import baseline
 import emulation
 from emulation import PRODUCTS, Counts, Failed, Unavailable, need_tool, run_or_raise
 
-DTYPES = ("float32", "float16", "bfloat16", "int8")
+DTYPES = ("float32", "float16", "bfloat16", "int8")  # of squeezebert_kernels/ops/dtypes.py, which needs torch
 # SqueezeBERT at 128 tokens.
 CASES = (
     "conv 128x192x192 g4",

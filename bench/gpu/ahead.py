@@ -31,14 +31,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from squeezebert_kernels.ops.dtypes import FLOATING
 from squeezebert_kernels.triton_kernels import configs, launchers
 from squeezebert_kernels.triton_kernels.workload import train, workload
 
 SHARED_LIMIT = {"sm_80": 163, "sm_86": 99, "sm_90": 227}
 """KiB of shared memory that a program may have: CUDA C++ Programming Guide, compute capabilities."""
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-TRITON_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32",
-                torch.int64: "i64"}  # fmt: skip
+TRITON_NAMES = {dtype: name for name, dtype in FLOATING.items()} | {torch.int32: "i32", torch.int64: "i64"}
 
 
 class Launch(NamedTuple):
@@ -150,10 +149,10 @@ def compile_one(job: Job) -> Compiled:
     """Compiles a job for its architecture."""
     shown, kernel = f"<= {job.size}: " + " ".join(f"{n}={v}" for n, v in job.config.items()), job.kernel
     if "launch" in job.config:
-        launch = training_launches(DTYPES[job.dtype], job.size)[job.config["launch"]]
+        launch = training_launches(FLOATING[job.dtype], job.size)[job.config["launch"]]
         shown = " ".join(f"{n}={launch.constants[n]}" for n in _SHOWN if n in launch.constants)
     else:
-        launch, *_ = launches_of(kernel, job.config, DTYPES[job.dtype], job.size)
+        launch, *_ = launches_of(kernel, job.config, FLOATING[job.dtype], job.size)
     launch.constants["PDL"] = dependent = job.arch == "sm_90"
     options = {name: launch.constants[name] for name in ("num_warps", "num_stages")} | {"launch_pdl": dependent}
     target = GPUTarget("cuda", int(job.arch[3:]), 32)
@@ -187,7 +186,7 @@ def training_jobs(archs: list[str], dtypes: list[str]) -> Iterator[Job]:
     """Every kernel of training SqueezeBERT, with sequences of 128 tokens."""
     for arch in archs:
         for dtype in dtypes:
-            for i, launch in enumerate(training_launches(DTYPES[dtype], 128)):
+            for i, launch in enumerate(training_launches(FLOATING[dtype], 128)):
                 yield Job(arch, dtype, launch.kernel.fn.__name__.removesuffix("_kernel"), {"launch": i}, 128)
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from results import DTYPES
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, SqueezeBertConfig, SqueezeBertModel
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels.benchmark.contestants import hidden_of, shared_copy
 from squeezebert_kernels.benchmark.workload import Inputs, Shape, make_inputs, parse_shape
+from squeezebert_kernels.ops.dtypes import FLOATING
 
 BARS = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 3e-2}
 """Greatest relative error of a model's hidden states."""
@@ -100,10 +100,10 @@ class Models:
 
     def stock(self, dtype: str) -> Any:
         first = self._once(("stock", "fp32"), lambda: self._random(lambda: SqueezeBertModel(self.config)))
-        return self._once(("stock", dtype), lambda: copy.deepcopy(first).to(DTYPES[dtype]))
+        return self._once(("stock", dtype), lambda: copy.deepcopy(first).to(FLOATING[dtype]))
 
     def bert(self, dtype: str) -> Any:
-        make = lambda: self._random(lambda: BertModel(self.bert_config)).to(DTYPES[dtype])  # noqa: E731
+        make = lambda: self._random(lambda: BertModel(self.bert_config)).to(FLOATING[dtype])  # noqa: E731
         return self._once(("bert", dtype), make)
 
     def ours(self, dtype: str, **options: bool) -> Any:

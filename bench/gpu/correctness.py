@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from contestants import BARS as MODEL_BARS
 from contestants import Feed, Models, shape_named
-from results import DTYPES, Run, reason_of
+from results import Run, reason_of
 from torch import Tensor
 
 from squeezebert_kernels import ops
 from squeezebert_kernels.benchmark.checking import exact, relative_error
+from squeezebert_kernels.ops.dtypes import FLOATING
 
 BARS = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.2e-2}
 Arguments = tuple[list[Any], dict[str, Any]]
@@ -200,7 +201,7 @@ def checks(run: Run, models: Models) -> Iterator[tuple[dict[str, Any], Callable[
         for dtype in dtypes:
             row = {"key": f"correctness/{case.op}/{case.name}/{dtype}", "op": case.op, "case": case.name,
                    "dtype": dtype, "bar": BARS[dtype]}  # fmt: skip
-            yield row, lambda c=case, d=dtype: error_of(c, DTYPES[d], run.device)
+            yield row, lambda c=case, d=dtype: error_of(c, FLOATING[d], run.device)
 
 
 @torch.no_grad()

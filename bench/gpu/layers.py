@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from squeezebert_kernels import triton_kernels
-from squeezebert_kernels.commands.tune import microseconds
 from squeezebert_kernels.triton_kernels import launchers
 from squeezebert_kernels.triton_kernels.timing import microseconds
 from squeezebert_kernels.triton_kernels.workload import CHANNELS, GROUPS, HEADS, HIDDEN

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from results import DTYPES, Run, reason_of
+from results import Run, reason_of
 from timing import Call, Timing, interleaved, synchronize
 from torch import Tensor
 
 from squeezebert_kernels import ops
 from squeezebert_kernels.benchmark.checking import exact, relative_error
 from squeezebert_kernels.benchmark.workload import Shape
+from squeezebert_kernels.ops.dtypes import FLOATING
 
 BARS = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 3e-2}
 """Greatest relative error, from rivals too: they round between their steps."""
@@ -211,7 +212,7 @@ def measure(run: Run, shapes: list[Shape], dtype: str) -> None:
     torch.backends.cudnn.benchmark = True  # cuDNN's best algorithm, not its guess
     try:
         for shape in shapes:
-            for make in cases(Layer(shape, sizes, DTYPES[dtype], run.device)):
+            for make in cases(Layer(shape, sizes, FLOATING[dtype], run.device)):
                 if run.budget.left() <= 0:
                     run.say("micro: no time left")
                     return

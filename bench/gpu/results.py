@@ -19,7 +19,6 @@ from squeezebert_kernels.console import cpu_name
 
 SCHEMA = "squeezebert-gpu-bench 1"
 SECTIONS = ("correctness", "models", "micro", "bars")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class DeviceLost(Exception):

@@ -23,12 +23,13 @@ import micro
 import torch
 from contestants import SHAPES, SMOKE_SHAPES, Models, shape_named
 from models import ModelBench, configure
-from results import DTYPES, Budget, DeviceLost, Results, Run, machine_facts, reason_of
+from results import Budget, DeviceLost, Results, Run, machine_facts, reason_of
 from summary import bars, print_summary
 from timing import peaks
 
 from squeezebert_kernels.benchmark.workload import Shape
 from squeezebert_kernels.console import quiet_transformers
+from squeezebert_kernels.ops.dtypes import FLOATING
 
 CORRECTNESS_SHARE = 0.25  # of the time, at first: the kernels of every case are compiled; the rest follows at the end
 THOROUGH_MINUTES = 30  # enough to autotune every shape
@@ -42,7 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="for results.json; default: $OUT, or build/bench-gpu")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=8, help="to spend; %(default)s")
     parser.add_argument("--shapes", help="BATCHxLENGTH or ragged, comma-separated, the most important first")
-    parser.add_argument("--dtypes", help=f"of {', '.join(DTYPES)}, comma-separated, the most important first")
+    parser.add_argument("--dtypes", help=f"of {', '.join(FLOATING)}, comma-separated, the most important first")
     parser.add_argument("--autotune", choices=("never", "first", "always"),
                         help="torch.compile with max-autotune: for stock at the first two shapes, or wherever it "
                         "compiles; default: first, from 30 minutes always")  # fmt: skip
@@ -60,8 +61,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--shapes: {error}")
     args.dtypes = args.dtypes.split(",") if args.dtypes else ["fp32", "bf16"] if smoke else ["bf16", "fp16"]
     for dtype in args.dtypes:
-        if dtype not in DTYPES:
-            parser.error(f"--dtypes: {dtype!r} is none of {', '.join(DTYPES)}")
+        if dtype not in FLOATING:
+            parser.error(f"--dtypes: {dtype!r} is none of {', '.join(FLOATING)}")
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

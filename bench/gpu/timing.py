@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from squeezebert_kernels.ops.dtypes import FLOATING
+
 Call = Callable[[], Any]
 
 ROUNDS = 5
@@ -114,17 +116,13 @@ def copy_gbs(device: torch.device, size: int, runs: int) -> float:
 def peaks(device: torch.device) -> dict[str, Any]:
     """The rates that results are compared with."""
     if device.type != "cuda":
-        rates = {name: matmul_tflops(device, dtype, 256, 5) for name, dtype in _SMOKE.items()}
+        rates = {name: matmul_tflops(device, dtype, 256, 5) for name, dtype in FLOATING.items() if name != "fp16"}
         return {"matmul_size": 256, "matmul_tflops": rates, "bandwidth_gbs": copy_gbs(device, 2**24, 5)}
     size = 8192
-    rates = {name: matmul_tflops(device, dtype, size, 30) for name, dtype in _HALF.items()}
+    rates = {name: matmul_tflops(device, dtype, size, 30) for name, dtype in FLOATING.items() if name != "fp32"}
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
         rates["tf32"] = matmul_tflops(device, torch.float32, size, 15)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
     return {"matmul_size": size, "matmul_tflops": rates, "bandwidth_gbs": copy_gbs(device, 2**31, 20)}
-
-
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_SMOKE = {"fp32": torch.float32, "bf16": torch.bfloat16}

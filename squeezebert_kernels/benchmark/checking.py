@@ -14,7 +14,7 @@ UNIT = {"fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11, "int8": 1 / 127}
 
 
 def exact(op: str, *arguments: Any, **options: Any) -> Tensor:
-    """The result of ``op``, a function of :mod:`squeezebert_kernels.reference`, in float64 on the same values.
+    """The result of ``op``, a function of :mod:`squeezebert_kernels.ops.reference`, in float64 on the same values.
 
     Floating-point tensors among ``arguments`` are converted; a boolean mask becomes one of 0 and -inf, which is added.
     """

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ..fusion.optimize import optimize
+from ..ops.dtypes import FLOATING
 from .workload import Inputs, load_stock
 
 EXTRA = "pip install 'squeezebert-kernels[bench]'"
-TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIMIZE: dict[str, dict[str, Any]] = {
     "fp32": {},
     "bf16": {"dtype": torch.bfloat16},
@@ -126,7 +126,7 @@ def _ours(setting: Setting, dtype: str, **options: Any) -> Any:
 def _eager(setting: Setting, dtype: str) -> Any:
     if dtype == "fp32":
         return setting.stock
-    return setting.once(("eager", dtype), lambda: copy.deepcopy(setting.stock).to(TORCH_DTYPES[dtype]))
+    return setting.once(("eager", dtype), lambda: copy.deepcopy(setting.stock).to(FLOATING[dtype]))
 
 
 def _call(model: Any, inputs: Inputs) -> Callable[[], Any]:

@@ -12,13 +12,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..ops.dtypes import DTYPES, PACKED
 from . import build_tools
 from .build_tools import ROOT, Unavailable
 
 BUILD_DIR = ROOT / "build" / "bench"
 LIBRARY_NAME = "libsbk_kernel_bench" + (".dylib" if sys.platform == "darwin" else ".so")
 VARIABLE = "SBK_BENCH_LIBRARY"
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+PEAKS = tuple(short for short, name in DTYPES.items() if name in PACKED)
+"""Dtypes whose peak can be measured."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class PeakMeter:
             self.reason = str(error)
 
     def measure(self, threads: int, rates: dict[str, list[float]]) -> None:
-        for dtype in native.DTYPES if not self.reason else ():
+        for dtype in native.PEAKS if not self.reason else ():
             rates.setdefault(dtype, []).append(native.peak(self.isa, dtype, threads=threads))
 
     def bandwidth(self, threads: int) -> float | None:

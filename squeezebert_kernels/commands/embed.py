@@ -13,11 +13,12 @@ import torch
 from ..console import UserError, checked_isa, machine_line, make_console
 from ..corpus.encoder import Encoder
 from ..corpus.engines import failure, run_local, run_ray
-from ..corpus.job import DTYPES, TASKS, Job, need
 from ..corpus.output import ERRORS, OutputFolder, about, manifest
+from ..corpus.job import TASKS, Job, need
 from ..corpus.progress import Meter, Summary
 from ..corpus.rows import cut, find_sources
 from ..models.pooling import POOLING
+from ..ops.dtypes import PACKED
 
 HELP = "embed or classify a corpus of Parquet or JSONL files, here or on a Ray cluster"
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--task", choices=TASKS, default="embed", help="default: embed")
     add("--engine", choices=("local", "ray"), default="local", help="this process (default), or actors of Ray Data")
-    add("--dtype", choices=DTYPES, default="float32", help="what the encoder multiplies in (default: float32)")
+    add("--dtype", choices=PACKED, default="float32", help="what the encoder multiplies in (default: float32)")
     add("--pooling", choices=POOLING, default="mean", help="of tokens (default: mean), or the first one")
     add(
         "--normalize", action=argparse.BooleanOptionalAction, default=True,

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from ..console import UserError, make_console, quiet_transformers
 from ..export.sbk_file import DEFAULT_TIER, export
+from ..ops.dtypes import DTYPES
 
 HELP = "write a checkpoint as one .sbk file for devices without Python"
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
-"""What --dtype takes, and what the functions of this package call it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,8 @@ TOKENS: dict[int, int | None] = {32: 64, 128: 256, 1024: 2048, 8192: None}
 """Numbers of tokens that are measured: the largest that each stands for."""
 LENGTHS: dict[int, int | None] = {32: 32, 64: 64, 128: None}
 FLASH_LENGTHS: dict[int, int | None] = {384: None}
-DTYPES = {"half": torch.bfloat16, "float32": torch.float32}
+MEASURED_IN = {"half": torch.bfloat16, "float32": torch.float32}
+"""The two kinds of configurations, and the dtype that each is measured in."""
 Config = dict[str, int]
 
 
@@ -96,7 +97,7 @@ def _launch(trial: Trial) -> str | None:
 
     try:
         with torch.inference_mode(), configs.override(**{trial.kernel: trial.config}):
-            workload(trial.kernel, DTYPES[trial.dtype], trial.size, "cuda")()
+            workload(trial.kernel, MEASURED_IN[trial.dtype], trial.size, "cuda")()
             torch.cuda.synchronize()
     except Exception as error:  # too much shared memory, most often
         return f"{type(error).__name__}: {error}"
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
     kernels = args.kernels.split(",") if args.kernels else list(configs.KERNELS)
     dtypes = args.dtypes.split(",")
-    for given, known, option in ((kernels, configs.KERNELS, "--kernels"), (dtypes, DTYPES, "--dtypes")):
+    for given, known, option in ((kernels, configs.KERNELS, "--kernels"), (dtypes, MEASURED_IN, "--dtypes")):
         if unknown := [name for name in given if name not in known]:
             raise UserError(f"{option}: unknown {', '.join(unknown)}; possible: {', '.join(known)}")
     device = torch.device("cuda", torch.cuda.current_device())
@@ -183,7 +184,7 @@ def _tune(
         # the workers use for a moment now and then: the best of each size are measured again below.
         compiled = pool.imap(_launch, trials)
         for (kernel, dtype, size), group in itertools.groupby(trials, key=lambda t: (t.kernel, t.dtype, t.size)):
-            call = workload(kernel, DTYPES[dtype], size, "cuda")
+            call = workload(kernel, MEASURED_IN[dtype], size, "cuda")
             others = best_at.setdefault((dtype, size), {})
             times: list[tuple[float, int, Trial]] = []
             for number, trial in enumerate(group):

@@ -8,7 +8,6 @@ from typing import Any
 
 from ..console import UserError
 
-DTYPES = ("float32", "bfloat16", "int8")
 TASKS = ("embed", "classify")
 
 

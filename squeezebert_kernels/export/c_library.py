@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import _native
 
-DTYPES = {"float32": 1, "bfloat16": 2, "int8": 3, "float16": 4}
+DTYPE_NUMBERS = {"float32": 1, "bfloat16": 2, "int8": 3, "float16": 4}
 HEADS = {
     "default": 0, "none": 1, "masked_lm": 2, "sequence_classification": 3,
     "multiple_choice": 4, "token_classification": 5, "question_answering": 6,
@@ -53,7 +53,7 @@ def loaded(
     path: str | PathLike[str], dtype: str | None = None, tier: str | None = None, verify: bool = False
 ) -> Iterator[ctypes.c_void_p]:
     """A model, freed at the end. ValueError with the library's message."""
-    options = LoadOptions(ctypes.sizeof(LoadOptions), DTYPES[dtype] if dtype else 0, 0, None, int(verify))
+    options = LoadOptions(ctypes.sizeof(LoadOptions), DTYPE_NUMBERS[dtype] if dtype else 0, 0, None, int(verify))
     if tier is not None:
         options.isa = tier.encode()
     model = ctypes.c_void_p()

@@ -43,8 +43,8 @@ def export(
     Raises:
         ValueError: a model, dtype or tier that is not supported, with the values.
     """
-    if dtype not in c_library.DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(c_library.DTYPES)}, got {dtype!r}")
+    if dtype not in c_library.DTYPE_NUMBERS:
+        raise ValueError(f"dtype must be one of {', '.join(c_library.DTYPE_NUMBERS)}, got {dtype!r}")
     notes = []
     if not isinstance(model, torch.nn.Module):
         folder = Path(model)

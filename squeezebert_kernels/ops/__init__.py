@@ -2,6 +2,7 @@
 
 functions    the checked public functions, and the registration of the ops with torch
 schemas      signatures and shape functions of the ops
+dtypes       names of what is multiplied in
 validation   what an argument must be, and the messages where it is not
 reference    the plain formulas in torch: the oracle of every kernel, and the fallback
 dispatch     how a call runs: on a kernel as it is, widened to float32, or by the reference

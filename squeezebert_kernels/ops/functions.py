@@ -28,6 +28,7 @@ from ..layer_arguments import LayerCall, LayerOptions, LayerTensors
 from . import autocast, devices, gradients, reference, schemas, training, validation
 from .devices import KERNEL_DTYPES, why_no_kernel
 from .dispatch import in_own_words, run, run_trained
+from .dtypes import PACKED
 from .torch_state import under_transform, wants_gradients
 
 __all__ = [
@@ -64,7 +65,7 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
         A 1-D uint8 tensor: opaque, self-describing, valid on this ISA tier only and checked on use.
     """
     validation.check_pack(weights, groups, num_heads, KERNEL_DTYPES)
-    if dtype not in ("float32", "bfloat16", "int8"):
+    if dtype not in PACKED:
         raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'int8', got {dtype!r}")
     if not torch.compiler.is_compiling():
         _native.isa()
