@@ -14,11 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from squeezebert_kernels import machine
 from squeezebert_kernels.benchmark import accuracy
 from squeezebert_kernels.benchmark.accuracy import share
 from squeezebert_kernels.benchmark.contestants import CONTESTANTS
 from squeezebert_kernels.benchmark.workload import load_stock
-from squeezebert_kernels.console import UserError, machine_line, quiet_transformers
+from squeezebert_kernels.console import UserError, quiet_transformers
 
 LABELS = {contestant.key: contestant.label for contestant in CONTESTANTS}
 
@@ -89,7 +90,7 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     quiet_transformers()
     try:
-        print(f"{machine_line()}\n")
+        print(f"{machine.line()}\n")
         missed = search()
     except UserError as error:
         print(f"accuracy: error: {error}", file=sys.stderr)

@@ -23,8 +23,9 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import squeezebert_kernels as sbk
+from squeezebert_kernels import machine
 from squeezebert_kernels.benchmark import memory, native
-from squeezebert_kernels.console import machine_line, quiet_transformers
+from squeezebert_kernels.console import quiet_transformers
 
 MODES = ("float32", "autocast", "bfloat16")
 CONTESTANTS = ("transformers", "ours")
@@ -124,7 +125,7 @@ def main() -> None:
             step()
         print(memory.peak())
         return
-    print(f"{machine_line()}\nSqueezeBERT, {args.batch}x{args.length} tokens, {args.threads} threads, AdamW\n")
+    print(f"{machine.line()}\nSqueezeBERT, {args.batch}x{args.length} tokens, {args.threads} threads, AdamW\n")
     print("| step | transformers, ms | ours, ms | ratio | ours, % of peak | peak memory, MiB: transformers | ours |")
     print("|---|---|---|---|---|---|---|")
     isa = torch.ops.squeezebert_kernels.isa()

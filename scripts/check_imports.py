@@ -23,7 +23,7 @@ ROOMS = (
     ("_native", "compat", "layer_arguments"),
     ("triton_kernels",),
     ("ops", "console"),
-    ("weights",),
+    ("weights", "machine"),
     ("layers",),
     ("models",),
     ("fusion", "distributed", "export", "data"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import NoReturn
 
 from .commands import bench, demo, doctor, embed, export, tune
 from .console import UserError
+from .machine import version_of
 
 PROGRAM = "squeezebert-kernels"
 
@@ -28,10 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 def version() -> str:
     """The installed version of this package."""
-    try:
-        return importlib.metadata.version("squeezebert-kernels")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
+    return version_of("squeezebert-kernels") or "(not installed)"
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from pathlib import Path
-
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -50,29 +45,3 @@ def checked_isa() -> str:
         return _native.isa()
     except ValueError as error:
         raise UserError(error) from None
-
-
-def cpu_name() -> str:
-    """The processor's name as the operating system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def usable_cpus() -> int:
-    """Logical processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def machine_line() -> str:
-    """One line about the machine that a result came from."""
-    return (
-        f"{cpu_name()}, {usable_cpus()} logical CPUs, {torch.get_num_threads()} threads, "
-        f"ISA {checked_isa()}, torch {torch.__version__}"
-    )

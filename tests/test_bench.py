@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from squeezebert_kernels import cli
+from squeezebert_kernels import cli, machine
 from squeezebert_kernels.benchmark import checking, contestants, native, plots, results, runner, workload
 from squeezebert_kernels.commands import bench
 
@@ -342,7 +342,7 @@ def test_memory_of_a_contestant(tiny_checkpoint, tmp_path):
 
 
 def test_other_work_is_mentioned(capsys, monkeypatch, tiny_run):
-    monkeypatch.setattr(results, "load_average", lambda: 3.25)
+    monkeypatch.setattr(machine, "load_average", lambda: 3.25)
     tiny_run("--only", "ours-fp32", "--shapes", "1x8")
     assert "load average 3.25" in capsys.readouterr().out
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from squeezebert_kernels.console import cpu_name
 
 SCHEMA = "squeezebert-gpu-bench 1"
 SECTIONS = ("correctness", "models", "micro", "bars")
@@ -111,43 +105,3 @@ def reason_of(error: BaseException, device: torch.device) -> str:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             torch.cuda.empty_cache()
     return text
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _nvidia_smi(fields: str) -> str | None:
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def machine_facts(device: torch.device) -> dict[str, Any]:
-    """Where and with what numbers were taken."""
-    facts: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "device": cpu_name(),
-        "cpu": cpu_name(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("torch", "triton", "transformers", "numpy")},
-    }
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        fields = "driver_version,power.limit,clocks.max.sm,clocks.max.mem,temperature.gpu"
-        facts |= {
-            "device": properties.name,
-            "multiprocessors": properties.multi_processor_count,
-            "memory_mib": properties.total_memory // 2**20,
-            "capability": f"{properties.major}.{properties.minor}",
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-            fields: _nvidia_smi(fields),
-        }
-    return facts

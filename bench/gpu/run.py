@@ -23,10 +23,11 @@ import micro
 import torch
 from contestants import SHAPES, SMOKE_SHAPES, Models, shape_named
 from models import ModelBench, configure
-from results import Budget, DeviceLost, Results, Run, machine_facts, reason_of
+from results import Budget, DeviceLost, Results, Run, reason_of
 from summary import bars, print_summary
 from timing import peaks
 
+from squeezebert_kernels import machine
 from squeezebert_kernels.benchmark.workload import Shape
 from squeezebert_kernels.console import quiet_transformers
 from squeezebert_kernels.ops.dtypes import FLOATING
@@ -123,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         "autotune": args.autotune,
     }
     budget = Budget(args.minutes)
-    results = Results(args.output / "results.json", machine_facts(device), settings)
+    results = Results(args.output / "results.json", machine.facts(device), settings)
     results.save()
     run = Run(device, args.dtypes, budget, results, args.only, args.autotune)
     run.say(f"{results.data['machine']['device']}, torch {torch.__version__}; results in {results.path}")

@@ -8,6 +8,6 @@ checking     what a right result is: the reference in float64, errors, tolerance
 runner       checks every contestant, then times them in turns
 accuracy     how far every dtype is from stock float32 on real text, for bench/accuracy.py and the tests
 memory       peak memory of one contestant in a process of its own
-results      machine facts, JSON, tables
+results      JSON, tables
 plots        bar charts and a roofline
 """

@@ -1,79 +1,20 @@
-"""What a run leaves behind: machine facts, JSON, tables."""
+"""What a run leaves behind: JSON, tables."""
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from .. import _native
-from ..console import UserError, checked_isa, cpu_name, usable_cpus
+from ..console import UserError
 from .runner import Heat, Result
 from .workload import MODELS, Shape
 
 SCHEMA = 1
-PACKAGES = ("squeezebert-kernels", "torch", "transformers", "onnx", "onnxruntime", "openvino", "numpy")
-
-
-def _caches() -> dict[str, str]:
-    """Sizes of the first processor's caches, e.g. {"L1 Data": "32K", "L2 Unified": "1024K"}."""
-    found = {}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-        except OSError:
-            continue
-        found[f"L{level} {kind}"] = size
-    return found
-
-
-def _memory_mib() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-    except (ValueError, OSError):
-        return None
-
-
-def load_average() -> float | None:
-    """Processes that wanted to run in the last minute, this one among them; None where the system does not say."""
-    try:
-        return round(os.getloadavg()[0], 2)
-    except OSError:
-        return None
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def machine_facts() -> dict[str, Any]:
-    """Where and with what numbers were taken."""
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "cpu": cpu_name(),
-        "architecture": platform.machine(),
-        "logical_cpus": usable_cpus(),
-        "caches": _caches(),
-        "memory_mib": _memory_mib(),
-        "isa": checked_isa(),
-        "isa_possible": _native.available_isas(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "build": _native.build_info(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "load_average_at_start": load_average(),
-    }
 
 
 def document(machine: dict[str, Any], settings: dict[str, Any], heats: Iterable[Heat]) -> dict[str, Any]:

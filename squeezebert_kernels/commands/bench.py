@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from .. import machine
 from ..benchmark import memory, plots, results
 from ..benchmark.contestants import Contestant, Setting, select
 from ..benchmark.runner import Heat, PeakMeter, run_heat
 from ..benchmark.workload import MODELS, Shape, load_stock, make_inputs, parse_shape, text_ids
-from ..console import UserError, checked_isa, machine_line, make_console, make_progress, quiet_transformers, usable_cpus
+from ..console import UserError, checked_isa, make_console, make_progress, quiet_transformers
 from .arguments import check_checkpoint, comma_list, one, parse_count
 
 HELP = "time the models end to end: ours in fp32, bf16 and int8 beside PyTorch, ONNX Runtime and OpenVINO"
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     preset: dict[str, Any] = QUICK if args.quick else FULL
     models = args.models or comma_list(parse_model)(preset["models"])
     shapes = args.shapes or comma_list(parse_shape)(preset["shapes"])
-    cpus = usable_cpus()
+    cpus = machine.usable_cpus()
     threads = args.threads or ([min(2, cpus)] if args.quick else [n for n in (1, 2) if n <= cpus])
     if max(threads) > cpus:
         raise UserError(f"--threads {max(threads)}: this process may use {cpus} logical CPUs")
@@ -75,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
     console = make_console()
     isa = checked_isa()
     quiet_transformers()
-    machine = results.machine_facts()
-    console.print(machine_line())
-    load = machine["load_average_at_start"]
+    facts = machine.facts()
+    console.print(machine.line())
+    load = facts["load_average_at_start"]
     if load is not None and load > BUSY:
         console.print(f"Other work is running (load average {load}): times will be too long, ratios less so.")
     contestants = select(args.only)
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         "rounds": race.rounds,
         "contestants": [c.key for c in contestants],
     }
-    data = results.document(machine, settings, race.heats)
+    data = results.document(facts, settings, race.heats)
     data["memory"] = race.memory
     data["bandwidth"] = [{"threads": n, "bytes_per_second": meter.bandwidth(n)} for n in threads]
     if race.memory:

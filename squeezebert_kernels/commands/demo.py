@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ..console import UserError, machine_line, make_console, make_progress, quiet_transformers
+from .. import machine
+from ..console import UserError, make_console, make_progress, quiet_transformers
 from ..data.samples import Embedder, load_passages, minilm_folder
 from ..fusion.optimize import optimize
 from ..models.configuration import SqueezeBertConfig
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model is not None:
         check_checkpoint(Path(args.model))
     console = make_console()
-    console.print(machine_line())
+    console.print(machine.line())
     quiet_transformers()
     good = True
     with torch.inference_mode():

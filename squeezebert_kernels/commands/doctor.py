@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
-import platform
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from .. import _native, ops
-from ..console import checked_isa, cpu_name, make_console, quiet_transformers, usable_cpus
+from .. import machine, ops
+from ..console import checked_isa, make_console, quiet_transformers
 from ..fusion.optimize import optimize, report
 from ..ops import devices, reference
 
@@ -39,28 +37,22 @@ def run(args: argparse.Namespace) -> int:
     return 0 if healthy else 1
 
 
-def installed(distribution: str) -> str:
-    """Version of an installed package, or "not installed"."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def print_environment(console: Console, isa: str) -> None:
     chosen = "SBK_ISA" if os.environ.get("SBK_ISA") else "the best one here"
     table = Table(title="environment", title_justify="left", show_header=False)
+    facts = machine.facts()
+    versions = {name: version or "not installed" for name, version in facts["versions"].items()}
     rows = {
-        "CPU": f"{cpu_name()} ({platform.machine()}), {usable_cpus()} logical CPUs usable",
-        "ISA possible": ", ".join(_native.available_isas()),
+        "CPU": f"{facts['cpu']} ({facts['architecture']}), {facts['logical_cpus']} logical CPUs usable",
+        "ISA possible": ", ".join(facts["isa_possible"]),
         "ISA in use": f"{isa} ({chosen})",
         "threads": str(torch.get_num_threads()),
-        "squeezebert-kernels": installed("squeezebert-kernels"),
-        "built with": _native.build_info(),
-        "python": platform.python_version(),
+        "squeezebert-kernels": versions["squeezebert-kernels"],
+        "built with": facts["build"],
+        "python": facts["python"],
         "torch": str(torch.__version__),
-        "transformers": installed("transformers"),
-        "triton": installed("triton"),
+        "transformers": versions["transformers"],
+        "triton": versions["triton"],
         "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
     if torch.cuda.is_available():

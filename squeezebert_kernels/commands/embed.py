@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-from ..console import UserError, checked_isa, machine_line, make_console
+from .. import machine
+from ..console import UserError, checked_isa, make_console
 from ..corpus.encoder import Encoder
 from ..corpus.engines import failure, run_local, run_ray
-from ..corpus.output import ERRORS, OutputFolder, about, manifest
 from ..corpus.job import TASKS, Job, need
+from ..corpus.output import ERRORS, OutputFolder, about, manifest
 from ..corpus.progress import Meter, Summary
 from ..corpus.rows import cut, find_sources
 from ..models.pooling import POOLING
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     folder = OutputFolder(out, manifest(job, sources, args.rows_per_shard), about(), overwrite=args.overwrite)
     try:
         left = folder.unfinished(units)
-        console.print(machine_line())
+        console.print(machine.line())
         console.print(str(encoder.report), soft_wrap=True, markup=False)
         console.print(
             f"{len(sources)} files, {sum(one.rows for one in sources)} rows; "

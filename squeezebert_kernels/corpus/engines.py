@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from .. import _native
-from ..console import UserError, usable_cpus
+from ..console import UserError
+from ..machine import usable_cpus
 from ..models.hub import reachable
 from .encoder import Encoder, Progress
 from .job import Bad, Done, Job, Unit, need, one_line
