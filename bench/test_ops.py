@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import torch
 from squeezebert_kernels import _native, ops
 from squeezebert_kernels.benchmark import native
 from squeezebert_kernels.benchmark.checking import UNIT, exact, relative_error
+from squeezebert_kernels.benchmark.timing import seconds_of
 from squeezebert_kernels.ops.dtypes import DTYPES
 
 
@@ -83,25 +84,21 @@ def test_op(make, layer, shape, dtype, threads, benchmark, report, request):
     op = getattr(ops, name)
 
     with torch.inference_mode():
+        call = partial(op, *tensors, **options, packed=packed)
         wanted = exact(name, *tensors, **options)
-        error = relative_error(op(*tensors, **options, packed=packed), wanted)
+        error = relative_error(call(), wanted)
         # Up to six products follow one another; float32 sums add a unit per square root of their length.
         length = max(w.shape[1] for w in weights) if dtype == "fp32" else 1
         assert error <= 4 * UNIT[dtype] * (6 * length) ** 0.5, "the result is wrong: not timed"
 
         seconds, shares, peaks = [], [], []
-        start = time.perf_counter()
-        op(*tensors, **options, packed=packed)
-        calls = max(1, round(request.config.getoption("--milliseconds") / 1e3 / (time.perf_counter() - start)))
+        calls = max(1, round(request.config.getoption("--milliseconds") / 1e3 / seconds_of(call)))
 
         def measure_peak():
             peaks.append(native.peak(_native.isa(), dtype, threads=threads))
 
         def run():
-            begin = time.perf_counter()
-            for _ in range(calls):
-                op(*tensors, **options, packed=packed)
-            seconds.append((time.perf_counter() - begin) / calls)
+            seconds.append(seconds_of(call, calls))
             shares.append(flops / seconds[-1] / peaks[-1])
 
         benchmark.group = f"{name} {layer}"

@@ -12,7 +12,6 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import squeezebert_kernels as sbk
 from squeezebert_kernels import machine
 from squeezebert_kernels.benchmark import memory, native
+from squeezebert_kernels.benchmark.timing import in_turns
 from squeezebert_kernels.console import quiet_transformers
 
 MODES = ("float32", "autocast", "bfloat16")
@@ -92,13 +92,7 @@ def times(mode: str, args: argparse.Namespace) -> tuple[dict[str, list[float]], 
         model, steps[contestant] = build(contestant, mode, args)
         count = operations(model, args)
         steps[contestant]()
-    seconds: dict[str, list[float]] = {contestant: [] for contestant in CONTESTANTS}
-    for _ in range(args.steps):
-        for contestant, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[contestant].append(time.perf_counter() - start)
-    return seconds, count
+    return in_turns(steps, args.steps), count
 
 
 def peak_mib(contestant: str, mode: str, args: argparse.Namespace) -> float:

@@ -7,13 +7,13 @@ device time.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from squeezebert_kernels.benchmark.timing import seconds_of
 from squeezebert_kernels.ops.dtypes import FLOATING
 
 Call = Callable[[], Any]
@@ -44,22 +44,18 @@ def back_to_back(call: Call, device: torch.device, calls: int) -> float:
         from squeezebert_kernels.triton_kernels.timing import device_ms
 
         return device_ms(call, calls)
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return 1e3 * (time.perf_counter() - start) / calls
+    return 1e3 * seconds_of(call, calls)
 
 
 def waited_for(call: Call, device: torch.device, calls: int) -> list[float]:
     """Milliseconds of wall time of each of ``calls``, from an idle device to an idle device."""
-    times = []
-    for _ in range(calls):
-        synchronize(device)
-        start = time.perf_counter()
+
+    def call_and_wait() -> None:
         call()
         synchronize(device)
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
+
+    synchronize(device)
+    return [1e3 * seconds_of(call_and_wait) for _ in range(calls)]
 
 
 def interleaved(

@@ -15,9 +15,9 @@ from torch import Tensor
 from . import native
 from .checking import relative_error, tolerance
 from .contestants import EXTRA, Contestant, NotApplicable, Setting, hidden_of
+from .timing import rounds_within, seconds_of
 from .workload import Shape, encoder_bytes, encoder_flops, load_stock, model_flops
 
-MIN_ROUNDS = 3
 TURN_CALLS, TURN_SECONDS = 3, 0.1  # calls that are timed in one turn, and seconds after which no other is begun
 SLOW, SLOW_RUNS = 1.0, 3  # seconds of a call that is timed this often only
 SETTLE = 0.005  # seconds for the threads of the contestant before to go to sleep
@@ -139,10 +139,7 @@ def run_heat(
 
     rates: dict[str, list[float]] = {}
     order = random.Random(0)
-    begin = time.perf_counter()
-    for number in range(rounds if entrants else 0):
-        if number >= MIN_ROUNDS and time.perf_counter() - begin > seconds:
-            break
+    for number in rounds_within(rounds if entrants else 0, seconds):
         step("timing", 0.5 + 0.5 * number / rounds)
         meter.measure(setting.threads, rates)
         # Nobody runs behind the same neighbour, or first, in every round.
@@ -203,11 +200,8 @@ def _take_turn(entrant: _Entrant) -> None:
         entrant.call()
     begin = time.perf_counter()
     for _ in range(1 if entrant.slow else TURN_CALLS):
-        start = time.perf_counter()
-        entrant.call()
-        end = time.perf_counter()
-        times.append(end - start)
-        if end - begin > TURN_SECONDS:
+        times.append(seconds_of(entrant.call))
+        if time.perf_counter() - begin > TURN_SECONDS:
             break
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from .. import machine
+from ..benchmark import timing
 from ..console import UserError, make_console, make_progress, quiet_transformers
 from ..data.samples import Embedder, load_passages, minilm_folder
 from ..fusion.optimize import optimize
@@ -35,7 +35,7 @@ HELP = "semantic search with MiniLM's real weights, and SqueezeBERT side by side
 HUB_ID = "squeezebert/squeezebert-uncased"
 BATCH, LENGTH = 1, 128
 FP16_RUNS = 5  # stock fp16 takes seconds per run
-MIN_ROUNDS, TIME_BUDGET = 3, 40.0  # rounds that are always timed; seconds after which no other is begun
+TIME_BUDGET = 40.0  # seconds after which no other round is begun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -268,24 +268,12 @@ def time_rounds(
     max_runs: dict[str, int] | None = None,
     seconds: float = TIME_BUDGET,
 ) -> dict[str, list[float]]:
-    """Seconds of every call, round-robin: each round runs each call once, those with ``max_runs`` spread evenly.
-
-    On a slow or busy machine it ends early, with whole rounds, after ``seconds``.
-    """
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    begin = time.perf_counter()
+    """:func:`~squeezebert_kernels.benchmark.timing.in_turns` behind a progress bar."""
     with make_progress(console) as progress:
         task = progress.add_task(description, total=rounds)
-        for number in range(rounds):
-            if number >= MIN_ROUNDS and time.perf_counter() - begin > seconds:
-                break
-            for name, call in calls.items():
-                runs = min((max_runs or {}).get(name, rounds), rounds)
-                if number * runs // rounds == (number - 1) * runs // rounds:
-                    continue
-                start = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - start)
+
+        def after_round() -> None:
             progress.advance(task)
             progress.refresh()
-    return times
+
+        return timing.in_turns(calls, rounds, seconds=seconds, most=max_runs, after_round=after_round)
