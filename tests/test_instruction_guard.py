@@ -1,12 +1,14 @@
 """What guard.py and arm/count.py make of instruction counts that differ from the committed ones."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+sys.path.insert(0, str(BENCH))
 baseline = pytest.importorskip("baseline", reason="bench is in source checkouts only")
 
 COMMITTED = {"gcc 1": {"avx2/float32/conv": 1000, "avx2/float32/norm": 500}, "gcc 2": {"avx2/float32/conv": 900}}
@@ -59,3 +61,10 @@ def test_every_committed_count_has_a_tier_a_dtype_and_a_case():
             assert dtype in ("float32", "float16", "bfloat16", "int8")
             assert case
             assert count > 0
+
+
+@pytest.mark.parametrize("program", ["count.py", "inner_loops.py", "predict.py"])
+def test_counting_for_arm_needs_no_torch(program):
+    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_path(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, BENCH / "arm" / program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

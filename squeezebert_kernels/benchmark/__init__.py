@@ -10,5 +10,6 @@ runner       checks every contestant, then times them in turns
 accuracy     how far every dtype is from stock float32 on real text, for bench/accuracy.py and the tests
 memory       peak memory of one contestant in a process of its own
 results      JSON, tables
-plots        bar charts and a roofline
+charts       bar charts, of which bench/gpu draws too
+plots        the charts of a run: bars and a roofline
 """

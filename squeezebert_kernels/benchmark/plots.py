@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..console import UserError
+from . import charts
 from .contestants import EXTRA
 from .workload import MODELS
 
 COLOURS = {"fp32": "#4878a8", "bf16": "#d98a3d", "fp16": "#8c6bb1", "int8": "#5aa469"}
-LOG_RATIO = 12  # where the slowest takes this much longer than the fastest, bars are on a logarithmic axis
 
 
 def check(folder: Path) -> None:
@@ -26,13 +26,7 @@ def check(folder: Path) -> None:
 
 def draw(data: dict[str, Any], folder: Path) -> list[Path]:
     """Draws every chart that ``data`` has the numbers for; returns the files written."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update(
-        {"svg.hashsalt": "squeezebert-kernels", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}
-    )
-    matplotlib.rcParams["axes.spines.right"] = False
+    charts.begin()
     check(folder)
     written = []
     for model in data["settings"]["models"]:
@@ -42,24 +36,10 @@ def draw(data: dict[str, Any], folder: Path) -> list[Path]:
     return written
 
 
-def _save(figure: Any, folder: Path, name: str) -> list[Path]:
-    paths = [folder / f"{name}.{kind}" for kind in ("svg", "png")]
-    for path in paths:
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=150, bbox_inches="tight", metadata=metadata)
-    import matplotlib.pyplot as plt
-
-    plt.close(figure)
-    return paths
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _caption(data: dict[str, Any]) -> str:
+def _title(data: dict[str, Any], model: str, threads: int) -> str:
     machine = data["machine"]
-    return f"{machine['cpu']}, ISA {machine['isa']}, torch {machine['versions']['torch']}, {machine['date'][:10]}"
+    where = f"{machine['cpu']}, ISA {machine['isa']}, torch {machine['versions']['torch']}, {machine['date'][:10]}"
+    return f"{MODELS[model]}, {threads} thread{'s' * (threads > 1)}\n{where}"
 
 
 def _results(data: dict[str, Any], model: str, threads: int) -> list[dict[str, Any]]:
@@ -71,40 +51,27 @@ def _results(data: dict[str, Any], model: str, threads: int) -> list[dict[str, A
 
 
 def _bars(data: dict[str, Any], folder: Path, model: str, threads: int) -> list[Path]:
-    """One panel per shape: medians with quartiles, ours with a dark edge, the floor of each dtype as a tick."""
-    import matplotlib.pyplot as plt
-
+    """One panel per shape: medians with quartiles, the floor of each dtype as a tick."""
     results = _results(data, model, threads)
-    shapes = [name for name in data["settings"]["shapes"] if any(r["shape"] == name for r in results)]
-    if not shapes:
-        return []
-    most = max(sum(r["shape"] == name for r in results) for name in shapes)
-    columns = min(2, len(shapes))
-    rows = -(-len(shapes) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(6.2 * columns, (0.9 + 0.26 * most) * rows), squeeze=False)
-    for axis in axes.flat[len(shapes) :]:
-        axis.set_visible(False)
-    for axis, name in zip(axes.flat, shapes):
-        part = [r for r in results if r["shape"] == name]
-        for y, r in enumerate(part):
-            ours = r["contestant"].startswith("ours-")
-            spread = [[r["median_ms"] - r["q1_ms"]], [r["q3_ms"] - r["median_ms"]]]
-            axis.barh(y, r["median_ms"], xerr=spread, color=COLOURS[r["dtype"]], edgecolor="black" if ours else "none",
-                      linewidth=1.2, error_kw={"linewidth": 0.8})  # fmt: skip
-            axis.annotate(f" {_milliseconds(r['median_ms'])}", (r["q3_ms"], y), va="center", fontsize=7)
-            if r["floor_ms"] is not None:
-                axis.plot([r["floor_ms"]] * 2, [y - 0.4, y + 0.4], color="black", linewidth=1, linestyle=":")
-        axis.set_yticks(range(len(part)), [r["label"].split(" (")[0] for r in part], fontsize=7)
-        axis.invert_yaxis()
-        medians = [r["median_ms"] for r in part]
-        if max(medians) > LOG_RATIO * min(medians):
-            axis.set_xscale("log")
-        axis.margins(x=0.12)
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("ms, median and quartiles; dotted: FLOPs over the measured peak", fontsize=7)
-    figure.suptitle(f"{MODELS[model]}, {threads} thread{'s' * (threads > 1)}\n{_caption(data)}", fontsize=9)
-    figure.tight_layout()
-    return _save(figure, folder, f"bars-{model}-{threads}t")
+    panels = {
+        shape: charts.Panel(
+            "ms, median and quartiles; dotted: FLOPs over the measured peak",
+            [_bar(r) for r in results if r["shape"] == shape],
+        )
+        for shape in data["settings"]["shapes"]
+    }
+    return charts.bars(folder, f"bars-{model}-{threads}t", _title(data, model, threads), panels)
+
+
+def _bar(r: dict[str, Any]) -> charts.Bar:
+    return charts.Bar(
+        label=r["label"].split(" (")[0],
+        value=r["median_ms"],
+        colour=COLOURS[r["dtype"]],
+        ours=r["contestant"].startswith("ours-"),
+        quartiles=(r["q1_ms"], r["q3_ms"]),
+        floor=r["floor_ms"],
+    )
 
 
 def _roofline(data: dict[str, Any], folder: Path, model: str, threads: int) -> list[Path]:
@@ -140,5 +107,5 @@ def _roofline(data: dict[str, Any], folder: Path, model: str, threads: int) -> l
     axis.set_xlabel(f"FLOP per byte of weights and hidden states (memory: {slope / 1e9:.1f} GB/s read)")
     axis.set_ylabel("GFLOP/s (int8: GOP/s)")
     axis.legend(fontsize=7, loc="lower right", title="● ours  ▽ others", title_fontsize=7)
-    axis.set_title(f"{MODELS[model]}, {threads} thread{'s' * (threads > 1)}\n{_caption(data)}", fontsize=9)
-    return _save(figure, folder, f"roofline-{model}-{threads}t")
+    axis.set_title(_title(data, model, threads), fontsize=9)
+    return charts.save(figure, folder, f"roofline-{model}-{threads}t")
