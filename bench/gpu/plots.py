@@ -1,4 +1,4 @@
-"""Bar charts of a run: python bench/gpu/plots.py results.json DIR. Needs matplotlib only."""
+"""Bar charts of a run: python bench/gpu/plots.py results.json DIR. Needs matplotlib, and no torch."""
 
 from __future__ import annotations
 
