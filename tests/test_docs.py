@@ -14,17 +14,12 @@ PACKAGE = "squeezebert_kernels"
 WIDTH = 100
 
 PAGES = sorted(
-    page
-    for pattern in (
-        "*.md",
-        "docs/*.md",
-        ".github/**/*.md",
-        "*/README.md",
-        "bench/*/README.md",
-        f"{PACKAGE}/*/README.md",
-    )
-    for page in ROOT.glob(pattern)
-    if "build" not in page.relative_to(ROOT).parts[0]
+    {
+        page
+        for pattern in ("*.md", "docs/*.md", ".github/**/*.md", "*/README.md", "*/*/README.md")
+        for page in ROOT.glob(pattern)
+        if not re.match(r"\.(?!github)|build|dist", str(page.relative_to(ROOT)))
+    }
 )
 
 SUFFIXES = (".py", ".pyi", ".h", ".c", ".cpp", ".inc", ".cmake", ".toml", ".json", ".md", ".txt", ".sh", ".so", ".svg")
