@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import check_imports  # noqa: E402
+
 PACKAGE = "squeezebert_kernels"
 WIDTH = 100
 
@@ -204,6 +208,18 @@ def test_every_page_is_in_the_index():
     assert [
         page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md" and page.name not in index
     ] == []
+
+
+def test_the_table_of_rooms_is_the_rule():
+    """docs/architecture.md shows the rooms in the rows of scripts/check_imports.py, and names files that are there."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## Which rooms does the C++")[0]
+    rows: dict[int, set[str]] = {}
+    for row, rooms, files in re.findall(r"^\| (\d+) \| ([^|]*)\|[^|]*\|([^|]*)\|$", text, re.M):
+        names = [re.sub(r"/|\.py$", "", room) for room in re.findall(r"`([^`]+)`", rooms)]
+        rows.setdefault(int(row), set()).update(names)
+        for file in re.findall(r"`(\w+)`", files):
+            assert (ROOT / PACKAGE / names[0] / f"{file}.py").exists(), f"{names[0]}/{file}.py"
+    assert rows == {number: set(row) for number, row in enumerate(check_imports.ROOMS, 1)}
 
 
 @pytest.mark.parametrize(
