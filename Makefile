@@ -6,6 +6,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+MATRIX_ARGS ?=
 PYTEST_ARGS ?=
 CTEST_ARGS ?=
 export VENV PYTHON TORCH CTEST_ARGS
@@ -16,11 +17,11 @@ EXTENSION := squeezebert_kernels/_C.abi3.so
 CXX_SOURCES := CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test arm asan tsan bench guard build runtime doctor lint format wheel runtime-wheel runtime-wheel-arm clean distclean
+.PHONY: help demo test matrix arm asan tsan bench guard build runtime doctor lint format wheel runtime-wheel runtime-wheel-arm clean distclean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON, VENV, CXX, TORCH (default $(TORCH)), TORCH_INDEX_URL, DEMO_ARGS, BENCH_ARGS, PYTEST_ARGS, CTEST_ARGS"
+	@echo "Variables: PYTHON, VENV, CXX, TORCH (default $(TORCH)), TORCH_INDEX_URL, DEMO_ARGS, BENCH_ARGS, MATRIX_ARGS, PYTEST_ARGS, CTEST_ARGS"
 
 demo: build  ## run the main job: semantic search on MiniLM, SqueezeBERT side by side with stock transformers
 	@$(BIN)/squeezebert-kernels demo $(DEMO_ARGS)
@@ -33,6 +34,9 @@ test: build runtime $(STAMPS)/test $(STAMPS)/arm  ## run pytest and ctest, and c
 	$(BIN)/ctest --test-dir build/cmake -j 2 --output-on-failure --no-tests=error $(CTEST_ARGS) || status=1; \
 	scripts/env.sh arm-tests || status=1; \
 	exit $$status
+
+matrix:  ## build and test with other compilers, Pythons, torch (hours; MATRIX_ARGS: rows of scripts/matrix.toml)
+	@$(PYTHON) scripts/matrix.py $(MATRIX_ARGS)
 
 arm: $(STAMPS)/arm  ## cross-compile the library for AArch64 Linux (static, by zig) into dist/arm-linux-aarch64
 	@scripts/env.sh arm
