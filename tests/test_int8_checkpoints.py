@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 
 import pytest
 import torch
@@ -65,6 +66,14 @@ def test_transformers_own_classes(stock, tmp_path):
     for loaded in (type(model).from_pretrained(tmp_path), transformers.AutoModel.from_pretrained(tmp_path)):
         assert all_fused(loaded)
         assert same(loaded, model, batch())
+
+
+def test_accelerate_is_not_needed(tmp_path, monkeypatch):
+    """transformers 4.57 imports it for its own quantizers."""
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    model = only_int8(ours())
+    model.save_pretrained(tmp_path)
+    assert same(sbk.SqueezeBertModel.from_pretrained(tmp_path), model, batch())
 
 
 def test_between_heads_and_base(tmp_path):
