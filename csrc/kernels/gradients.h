@@ -94,34 +94,40 @@ SBK_INLINE void activation_backward_by(const ActivationBackwardArgs& p, F f) {
   }
 }
 
-// Phi(z) + z phi(z), phi(z) = exp(-z^2 / 2) / sqrt(2 pi). In two passes over a row: there are no registers for the
-// constants of both.
+// The second pass over a row of gelu_backward: y holds Phi(z).
 template <class V>
-SBK_INLINE void gelu_backward(const ActivationBackwardArgs& p) {
+SBK_NOINLINE void gelu_backward_of_cdf(const float* z, float* grad, float* y, int64_t n) {
   using f32 = typename V::f32;
   const auto slope = [](f32 z, f32 cdf) SBK_INLINE_LAMBDA {
-    const f32 density = V::mul(vexp<V>(V::mul(V::mul(z, z), V::set1(-0.5f))), V::set1(0.398942280f));
+    const f32 density = V::mul(vexp<V, true>(V::mul(V::mul(z, z), V::set1(-0.5f))), V::set1(0.398942280f));
     return V::fma(z, density, cdf);
   };
+  for_each_column<V>(
+      n,
+      [&](int64_t c) SBK_INLINE_LAMBDA {
+        const f32 vz = V::load(z + c), cdf = V::load(y + c);
+        V::store(grad + c, V::mul(V::load(grad + c), slope(vz, cdf)));
+        V::store(y + c, V::mul(vz, cdf));
+      },
+      [&](int64_t c, int64_t left) SBK_INLINE_LAMBDA {
+        const f32 vz = V::load_partial(z + c, left), cdf = V::load_partial(y + c, left);
+        V::store_partial(grad + c, V::mul(V::load_partial(grad + c, left), slope(vz, cdf)), left);
+        V::store_partial(y + c, V::mul(vz, cdf), left);
+      });
+}
+
+// Phi(z) + z phi(z), phi(z) = exp(-z^2 / 2) / sqrt(2 pi). In two passes over a row, the second a function of its own:
+// there are no registers for the constants of both, and a compiler that sees both loops keeps both sets.
+template <class V>
+SBK_INLINE void gelu_backward(const ActivationBackwardArgs& p) {
   for (int64_t r = 0; r < p.rows; r++) {
     const float* z = p.z + r * p.ldz;
-    float *grad = p.grad + r * p.ldg, *y = p.y + r * p.ldy;
+    float* y = p.y + r * p.ldy;
     for_each_column<V>(
         p.n, [&](int64_t c) SBK_INLINE_LAMBDA { V::store(y + c, normal_cdf<V, Erf>(V::load(z + c))); },
         [&](int64_t c, int64_t left)
             SBK_INLINE_LAMBDA { V::store_partial(y + c, normal_cdf<V, Erf>(V::load_partial(z + c, left)), left); });
-    for_each_column<V>(
-        p.n,
-        [&](int64_t c) SBK_INLINE_LAMBDA {
-          const f32 vz = V::load(z + c), cdf = V::load(y + c);
-          V::store(grad + c, V::mul(V::load(grad + c), slope(vz, cdf)));
-          V::store(y + c, V::mul(vz, cdf));
-        },
-        [&](int64_t c, int64_t left) SBK_INLINE_LAMBDA {
-          const f32 vz = V::load_partial(z + c, left), cdf = V::load_partial(y + c, left);
-          V::store_partial(grad + c, V::mul(V::load_partial(grad + c, left), slope(vz, cdf)), left);
-          V::store_partial(y + c, V::mul(vz, cdf), left);
-        });
+    gelu_backward_of_cdf<V>(z, p.grad + r * p.ldg, y, p.n);
   }
 }
 
