@@ -6,6 +6,7 @@ Instructions are counted exactly; the time that emulation takes means nothing an
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import tempfile
@@ -35,13 +36,9 @@ PRODUCTS = {
     "mmla_bf16": 16,
 }
 
+TIERS = ROOT / "csrc" / "isa" / "tiers.inc"
 # A QEMU CPU that has a tier's instructions and not the next one's.
-CPUS = {
-    "neon": "cortex-a57",
-    "neonfp16": "a64fx,sve=off",
-    "neondot": "cortex-a76",
-    "neoni8mm": "max,sve=off,sme=off",
-}
+CPUS = dict(re.findall(r'^SBK_TIER_EMULATED\((\w+), "(.+)"\)$', TIERS.read_text(encoding="utf-8"), re.MULTILINE))
 DEFAULT_CPU = "max,sve=off,sme=off"
 
 

@@ -1,5 +1,6 @@
 // Models: loading, saving, asking, running.
 #include "capi/capi.h"
+#include "isa/layouts.h"
 #include "model/forward.h"
 
 using namespace sbk;

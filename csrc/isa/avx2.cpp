@@ -1,8 +1,8 @@
 // AVX2 + FMA. CMakeLists.txt has the flags.
 #include "simd/avx2.h"
 
+#include "isa/instantiate.h"
 #include "isa/tables.h"
-#include "kernels/instantiate.h"
 
 namespace sbk {
 const KernelTable& table_avx2() {

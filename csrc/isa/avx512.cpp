@@ -1,8 +1,8 @@
 // AVX-512 F, BW, DQ, VL (Skylake-X on). CMakeLists.txt has the flags.
 #include "simd/avx512.h"
 
+#include "isa/instantiate.h"
 #include "isa/tables.h"
-#include "kernels/instantiate.h"
 
 namespace sbk {
 const KernelTable& table_avx512() {

@@ -2,8 +2,8 @@
 #include "simd/avx512bf16.h"
 #include "simd/avx512vnni.h"
 
+#include "isa/instantiate.h"
 #include "isa/tables.h"
-#include "kernels/instantiate.h"
 
 namespace sbk {
 const KernelTable& table_avx512bf16() {

@@ -1,8 +1,8 @@
 // AVX-512 with VNNI (Cascade Lake, Ice Lake on). CMakeLists.txt has the flags.
 #include "simd/avx512vnni.h"
 
+#include "isa/instantiate.h"
 #include "isa/tables.h"
-#include "kernels/instantiate.h"
 
 namespace sbk {
 const KernelTable& table_avx512vnni() {

@@ -1,5 +1,6 @@
 // The kernel table of a tier: all that a file in isa/ needs.
 #pragma once
+#include "isa/layouts.h"
 #include "kernels/attention.h"
 #include "kernels/conv.h"
 #include "kernels/gradients.h"
@@ -20,7 +21,7 @@ constexpr KernelTable make_table(const char* isa) {
   KernelTable t{};
   t.isa = isa;
   t.layout = {isa, layout_of_element<F32<V>>(), layout_of_element<B>(), layout_of_element<I>(), layout_of_element<H>()};
-  if (!(t.layout == *layout_named(isa))) __builtin_unreachable();  // does not compile: layout.h has another layout
+  if (!(t.layout == *layout_named(isa))) __builtin_unreachable();  // does not compile: tiers.inc has another layout
   t.lanes = V::lanes;
   t.tile_vectors = V::tile_vectors;
   t.tile_rows = V::tile_rows;

@@ -1,8 +1,8 @@
 // AArch64, armv8.0. CMakeLists.txt has the flags.
 #include "simd/neon.h"
 
+#include "isa/instantiate.h"
 #include "isa/tables.h"
-#include "kernels/instantiate.h"
 
 namespace sbk {
 const KernelTable& table_neon() {

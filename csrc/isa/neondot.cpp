@@ -2,8 +2,8 @@
 #include "simd/neondot.h"
 #include "simd/neonfp16.h"
 
+#include "isa/instantiate.h"
 #include "isa/tables.h"
-#include "kernels/instantiate.h"
 
 namespace sbk {
 const KernelTable& table_neondot() {

@@ -1,8 +1,8 @@
 // AArch64 with FEAT_FP16 (Cortex-A75 and Kryo 385 on). CMakeLists.txt has the flags.
 #include "simd/neonfp16.h"
 
+#include "isa/instantiate.h"
 #include "isa/tables.h"
-#include "kernels/instantiate.h"
 
 namespace sbk {
 const KernelTable& table_neonfp16() {

@@ -4,8 +4,8 @@
 #include "simd/neonbf16.h"
 #include "simd/neonfp16.h"
 
+#include "isa/instantiate.h"
 #include "isa/tables.h"
-#include "kernels/instantiate.h"
 
 namespace sbk {
 const KernelTable& table_neoni8mm() {

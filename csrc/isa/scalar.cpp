@@ -1,8 +1,8 @@
 // Plain C++, for any CPU. CMakeLists.txt has the flags.
 #include "simd/scalar.h"
 
+#include "isa/instantiate.h"
 #include "isa/tables.h"
-#include "kernels/instantiate.h"
 
 namespace sbk {
 const KernelTable& table_scalar() {

@@ -1,16 +1,23 @@
-// One kernel table per ISA tier. Which of them a build has is CMake's decision (SBK_HAVE_*); calling into one on a CPU
-// without its instructions is an illegal instruction: runtime/cpu.h chooses.
+// One kernel table per ISA tier. Calling into one on a CPU without its instructions is an illegal instruction:
+// runtime/cpu.h chooses.
 #pragma once
 #include "kernels/table.h"
 
+// SBK_IF_<architecture of tiers.inc>(code): the code, in a build that has tiers of this architecture. CMake says so.
+#define SBK_IF_any(...) __VA_ARGS__
+#if defined(SBK_HAVE_X86_TIERS)
+#define SBK_IF_x86(...) __VA_ARGS__
+#else
+#define SBK_IF_x86(...)
+#endif
+#if defined(SBK_HAVE_ARM_TIERS)
+#define SBK_IF_arm(...) __VA_ARGS__
+#else
+#define SBK_IF_arm(...)
+#endif
+
 namespace sbk {
-const KernelTable& table_scalar();
-const KernelTable& table_avx2();
-const KernelTable& table_avx512();
-const KernelTable& table_avx512vnni();
-const KernelTable& table_avx512bf16();
-const KernelTable& table_neon();
-const KernelTable& table_neonfp16();
-const KernelTable& table_neondot();
-const KernelTable& table_neoni8mm();
+// table_scalar(), ...; only those of this build are defined.
+#define SBK_TIER(name, architecture, condition) const KernelTable& table_##name();
+#include "isa/tiers.inc"
 }  // namespace sbk

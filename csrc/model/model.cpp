@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "isa/layouts.h"
 #include "model/container.h"
 #include "model/failure.h"
 

@@ -6,17 +6,12 @@
 #include <thread>
 #include <vector>
 
+#include "isa/tables.h"
+
 namespace sbk::bench {
 
-const PeakLoops& peaks_scalar();
-const PeakLoops& peaks_avx2();
-const PeakLoops& peaks_avx512();
-const PeakLoops& peaks_avx512vnni();
-const PeakLoops& peaks_avx512bf16();
-const PeakLoops& peaks_neon();
-const PeakLoops& peaks_neonfp16();
-const PeakLoops& peaks_neondot();
-const PeakLoops& peaks_neoni8mm();
+#define SBK_TIER(name, architecture, condition) const PeakLoops& peaks_##name();
+#include "isa/tiers.inc"
 
 namespace {
 
@@ -46,25 +41,8 @@ double on_threads(int threads, const Work& work) {
 }  // namespace
 
 const PeakLoops* peak_loops(const std::string& isa) {
-  if (isa == "scalar") return &peaks_scalar();
-#if defined(SBK_HAVE_AVX2)
-  if (isa == "avx2") return &peaks_avx2();
-#endif
-#if defined(SBK_HAVE_AVX512)
-  if (isa == "avx512") return &peaks_avx512();
-#endif
-#if defined(SBK_HAVE_AVX512VNNI)
-  if (isa == "avx512vnni") return &peaks_avx512vnni();
-#endif
-#if defined(SBK_HAVE_AVX512BF16)
-  if (isa == "avx512bf16") return &peaks_avx512bf16();
-#endif
-#if defined(SBK_HAVE_NEON)
-  if (isa == "neon") return &peaks_neon();
-  if (isa == "neonfp16") return &peaks_neonfp16();
-  if (isa == "neondot") return &peaks_neondot();
-  if (isa == "neoni8mm") return &peaks_neoni8mm();
-#endif
+#define SBK_TIER(name, architecture, condition) SBK_IF_##architecture(if (isa == #name) return &peaks_##name();)
+#include "isa/tiers.inc"
   return nullptr;
 }
 

@@ -4,22 +4,36 @@
 
 #include "isa/tables.h"
 
-#if defined(SBK_HAVE_NEON) && defined(__APPLE__)
+#if defined(SBK_HAVE_ARM_TIERS) && defined(__APPLE__)
 #include <sys/sysctl.h>
-#elif defined(SBK_HAVE_NEON)
+#elif defined(SBK_HAVE_ARM_TIERS)
 #include <sys/auxv.h>
 #endif
 
 namespace sbk {
 namespace {
 
-#if defined(SBK_HAVE_NEON)
-struct ArmFeatures {
+// What the conditions of isa/tiers.inc ask for.
+#if defined(SBK_HAVE_X86_TIERS)
+struct CpuFeatures {
+  bool avx2, avx512, vnni, bf16;  // avx2 with fma, avx512 with bw, dq, vl and fma
+};
+
+// The builtin asks CPUID and, for the wide registers, whether the operating system saves them.
+CpuFeatures cpu_features() {
+  __builtin_cpu_init();
+  return {__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"),
+          __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
+          __builtin_cpu_supports("avx512vnni") != 0, __builtin_cpu_supports("avx512bf16") != 0};
+}
+#elif defined(SBK_HAVE_ARM_TIERS)
+struct CpuFeatures {
   bool fp16, dot, bf16, i8mm;
 };
 
 #if defined(__APPLE__)
-ArmFeatures arm_features() {
+CpuFeatures cpu_features() {
   const auto has = [](const char* feature) {
     int value = 0;
     size_t size = sizeof value;
@@ -31,38 +45,23 @@ ArmFeatures arm_features() {
 #else
 // The kernel reports what every core of the machine has. The bits are those of <asm/hwcap.h>, which older systems have
 // without the last two.
-ArmFeatures arm_features() {
+CpuFeatures cpu_features() {
   const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
   constexpr unsigned long kFPHP = 1ul << 9, kASIMDHP = 1ul << 10, kASIMDDP = 1ul << 20;  // of AT_HWCAP
   constexpr unsigned long kI8MM = 1ul << 13, kBF16 = 1ul << 14;                          // of AT_HWCAP2
   return {(hwcap & kFPHP) && (hwcap & kASIMDHP), (hwcap & kASIMDDP) != 0, (hwcap2 & kBF16) != 0, (hwcap2 & kI8MM) != 0};
 }
 #endif
+#else
+struct CpuFeatures {};
+CpuFeatures cpu_features() { return {}; }
 #endif
 
 std::vector<const KernelTable*> find_tables() {
-  std::vector<const KernelTable*> tables{&table_scalar()};
-#if defined(SBK_HAVE_AVX2)
-  // The builtin asks CPUID and, for the wide registers, whether the operating system saves them.
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables.push_back(&table_avx2());
-#endif
-#if defined(SBK_HAVE_AVX512)
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("fma");
-  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-  if (avx512) tables.push_back(&table_avx512());
-  if (vnni) tables.push_back(&table_avx512vnni());
-  if (vnni && __builtin_cpu_supports("avx512bf16")) tables.push_back(&table_avx512bf16());
-#endif
-#if defined(SBK_HAVE_NEON)
-  const ArmFeatures arm = arm_features();
-  tables.push_back(&table_neon());  // part of every AArch64
-  if (arm.fp16) tables.push_back(&table_neonfp16());
-  if (arm.fp16 && arm.dot) tables.push_back(&table_neondot());
-  if (arm.fp16 && arm.dot && arm.bf16 && arm.i8mm) tables.push_back(&table_neoni8mm());
-#endif
+  std::vector<const KernelTable*> tables;
+  [[maybe_unused]] const CpuFeatures cpu = cpu_features();
+#define SBK_TIER(name, architecture, condition) SBK_IF_##architecture(if (condition) tables.push_back(&table_##name());)
+#include "isa/tiers.inc"
   return tables;
 }
 

@@ -4,6 +4,7 @@
 
 #include "capi_case.h"
 #include "include/squeezebert_kernels.h"
+#include "isa/layouts.h"
 #include "sbk_file.h"
 
 using namespace test;
@@ -150,11 +151,11 @@ TEST(foreign_and_future_files) {
   refused("tier 'sse9' is unknown", [](auto& h) { std::strcpy(h.tier, "sse9"); });
   refused("damaged header", [](auto& h) { std::memset(h.tier, 'x', sizeof h.tier); });
   // Another tier's name than that of its layout.
-  for (const char* tier : {"scalar", "avx2", "avx512", "avx512vnni", "neondot"}) {
+  for (const sbk::TierLayout& tier : sbk::kTierLayouts) {
     std::string renamed = file;
     auto header = get<sbk::FileHeader>(renamed, 0);
     std::memset(header.tier, 0, sizeof header.tier);
-    std::strcpy(header.tier, tier);
+    std::strcpy(header.tier, tier.tier);
     put(renamed, 0, header);
     correct(renamed);
     const sbk_status status = target.status(renamed);

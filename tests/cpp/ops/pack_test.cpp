@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "isa/layouts.h"
 #include "kernels/rounding.h"
 #include "ops/packed.h"
 #include "support/check.h"
