@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,12 +21,9 @@ from support.hf_models import stock
 from squeezebert_kernels.export.sbk_file import export
 
 PROGRAM = Path(__file__).parents[1] / "build" / "arm" / "tests" / "cpp" / "sbk_evaluate"
-CPUS = {
-    "cortex-a57": "neon",
-    "a64fx,sve=off": "neonfp16",
-    "cortex-a76": "neondot",
-    "max,sve=off,sme=off": "neoni8mm",
-}
+TIERS = Path(__file__).parents[1] / "csrc" / "isa" / "tiers.inc"
+EMULATED = re.findall(r'^SBK_TIER_EMULATED\((\w+), "(.+)"\)$', TIERS.read_text(encoding="utf-8"), re.MULTILINE)
+CPUS = {cpu: tier for tier, cpu in EMULATED}
 # One rounding of an operand: half an ulp, or half a step of 254.
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-9, "int8": 2.0**-8}
 FIELDS = {
