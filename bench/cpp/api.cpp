@@ -28,16 +28,16 @@ const char* sbk_bench_cases() {
 
 double sbk_bench_peak(const char* isa, const char* dtype, int64_t microseconds, int64_t threads) {
   Compute compute;
-  const sbk::bench::PeakLoops* loops = sbk::bench::peak_loops(isa);
+  const sbk::PeakLoops* loops = sbk::peak_loops(isa);
   if (loops == nullptr || sbk::find_table(isa) == nullptr || !sbk::bench::parse_compute(dtype, &compute)) return 0;
   const auto& loop = compute == Compute::float32    ? loops->float32
                      : compute == Compute::bfloat16 ? loops->bfloat16
                      : compute == Compute::int8     ? loops->int8
                                                     : loops->float16;
-  return sbk::bench::measure_peak(loop, microseconds, static_cast<int>(threads));
+  return sbk::measure_peak(loop, microseconds, static_cast<int>(threads));
 }
 
-double sbk_bench_bandwidth(int64_t threads) { return sbk::bench::measure_bandwidth(static_cast<int>(threads)); }
+double sbk_bench_bandwidth(int64_t threads) { return sbk::measure_bandwidth(static_cast<int>(threads)); }
 
 void* sbk_bench_open(const char* isa, const char* dtype, const char* name) {
   Compute compute;

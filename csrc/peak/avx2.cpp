@@ -25,9 +25,9 @@ struct Int16Pairs {
 
 }  // namespace
 
-namespace sbk::bench {
+namespace sbk {
 const PeakLoops& peaks_avx2() {
   static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int16Pairs>(), peak_of<Float>()};
   return loops;
 }
-}  // namespace sbk::bench
+}  // namespace sbk

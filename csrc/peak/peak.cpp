@@ -8,7 +8,7 @@
 
 #include "isa/tables.h"
 
-namespace sbk::bench {
+namespace sbk {
 
 #define SBK_TIER(name, architecture, condition) const PeakLoops& peaks_##name();
 #include "isa/tiers.inc"
@@ -91,4 +91,4 @@ double measure_bandwidth(int threads) {
   return best;
 }
 
-}  // namespace sbk::bench
+}  // namespace sbk

@@ -7,7 +7,7 @@
 #include "kernels/table.h"
 #include "kernels/unroll.h"
 
-namespace sbk::bench {
+namespace sbk {
 
 struct PeakLoop {
   double operations;  // of one step, two for every multiply-add
@@ -28,7 +28,7 @@ double measure_peak(const PeakLoop& loop, int64_t microseconds, int threads);
 // Bytes per second of `threads` threads that read a block which no cache holds.
 double measure_bandwidth(int threads);
 
-}  // namespace sbk::bench
+}  // namespace sbk
 
 namespace {
 
@@ -60,7 +60,7 @@ void peak_run(int64_t steps) {
 }
 
 template <class M>
-constexpr sbk::bench::PeakLoop peak_of() {
+constexpr sbk::PeakLoop peak_of() {
   return {2.0 * M::chains * M::lanes * M::per, peak_run<M>};
 }
 

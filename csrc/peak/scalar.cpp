@@ -26,9 +26,9 @@ struct Int {
 
 }  // namespace
 
-namespace sbk::bench {
+namespace sbk {
 const PeakLoops& peaks_scalar() {
   static constexpr PeakLoops loops{peak_of<Float>(), peak_of<Float>(), peak_of<Int>(), peak_of<Float>()};
   return loops;
 }
-}  // namespace sbk::bench
+}  // namespace sbk

@@ -18,8 +18,8 @@ double median(std::vector<double> values) {
   return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
 }
 
-const bench::PeakLoop* peak_loop(const std::string& tier, sbk_dtype dtype) {
-  const bench::PeakLoops* loops = bench::peak_loops(tier);
+const PeakLoop* peak_loop(const std::string& tier, sbk_dtype dtype) {
+  const PeakLoops* loops = peak_loops(tier);
   if (loops == nullptr) return nullptr;
   switch (dtype) {
     case SBK_FLOAT32:
@@ -83,13 +83,13 @@ Placement place(const Machine& machine, std::vector<int> cpus, int32_t threads) 
 }
 
 std::optional<double> peak(const std::string& tier, sbk_dtype dtype, int32_t threads, double seconds) {
-  const bench::PeakLoop* loop = peak_loop(tier, dtype);
+  const PeakLoop* loop = peak_loop(tier, dtype);
   if (loop == nullptr || loop->run == nullptr) return std::nullopt;
-  return bench::measure_peak(*loop, static_cast<int64_t>(1e6 * seconds), threads);
+  return measure_peak(*loop, static_cast<int64_t>(1e6 * seconds), threads);
 }
 
 bool is_float32_inside(const std::string& tier, sbk_dtype dtype) {
-  const bench::PeakLoop *loop = peak_loop(tier, dtype), *float32 = peak_loop(tier, SBK_FLOAT32);
+  const PeakLoop *loop = peak_loop(tier, dtype), *float32 = peak_loop(tier, SBK_FLOAT32);
   return dtype != SBK_FLOAT32 && loop != nullptr && loop->run == float32->run;
 }
 
