@@ -150,10 +150,10 @@ void activation_backward(const ActivationBackwardArgs& p) {
       return gelu_backward<V>(p);
     case Activation::gelu_tanh:  // y = z s, s = 1 / (1 + exp(-2 u)): y' = s + z s (1 - s) 2 u'
       return activation_backward_by<V>(p, [&](f32 z, f32& y, f32& slope) SBK_INLINE_LAMBDA {
-        const f32 z2 = V::mul(z, z), two_root = V::set1(1.59576912f);
-        const f32 two_u = V::mul(V::mul(z, two_root), V::fma(z2, V::set1(0.044715f), one));
+        const f32 z2 = V::mul(z, z), two_root = V::set1(two_root_two_over_pi);
+        const f32 two_u = V::mul(V::mul(z, two_root), V::fma(z2, V::set1(gelu_tanh_cubic), one));
         const f32 s = V::div(one, V::add(one, vexp<V>(V::sub(V::zero(), two_u))));
-        const f32 two_slope = V::mul(two_root, V::fma(z2, V::set1(0.134145f), one));
+        const f32 two_slope = V::mul(two_root, V::fma(z2, V::set1(gelu_tanh_cubic_slope), one));
         y = V::mul(z, s), slope = V::fma(V::mul(y, V::sub(one, s)), two_slope, s);
       });
     case Activation::relu:

@@ -6,9 +6,20 @@
 namespace sbk {
 namespace {
 
-// exp(x) for any x: 0 below -87.3 (no denormals), inf above 88.4, NaN for NaN; 1 ulp in between. `never_positive`: x is
-// <= 0, which saves an instruction and a constant.
-// x = n ln2 + r, exp(r) by a minimax polynomial on |r| <= ln2 / 2 (relative error 2e-9 before rounding).
+// The coefficients of Exp, Erf and ErfOfHalves: scripts/fit_polynomials.py fits them again. The errors beside them are
+// those of the coefficients as they stand here, before the kernels round each step; tests/test_polynomials.py checks
+// them.
+
+// exp(r) = 1 + r + r^2 (c[0] + c[1] r + ... + c[4] r^4) on |r| <= ln2 / 2.
+struct Exp {  // relative error 2.1e-8: the fit had 1.00000004 r, which float rounds to r
+  static constexpr float c[] = {0.5f, 0.166664145f, 0.0416663516f, 0.00837521020f, 0.00139412131f};
+};
+
+// ln2 in two parts; the first has few enough bits for n times it to be exact.
+constexpr float log2_of_e = 1.44269504f, upper_ln2 = 0.693145752f, lower_ln2 = 1.42860677e-6f;
+
+// exp(x) for any x: 0 below -87.3 (no denormals), inf above 88.4, NaN for NaN; 1 ulp in between. x = n ln2 + r.
+// `never_positive`: x is <= 0, which saves an instruction and a constant.
 template <class V, bool never_positive = false>
 SBK_INLINE typename V::f32 vexp(typename V::f32 x) {
   using f32 = typename V::f32;
@@ -16,28 +27,27 @@ SBK_INLINE typename V::f32 vexp(typename V::f32 x) {
   f32 clamped = V::max(lowest, x);
   if constexpr (!never_positive) clamped = V::min(V::set1(89.0f), clamped);
   // An addend of 1.5 2^23 rounds to integers; with 127 more, the low bits of the sum are the exponent field of 2^n.
-  const f32 magic = V::set1(12582912.0f + 127.0f), shifted = V::fma(clamped, V::set1(1.44269504f), magic);
+  const f32 magic = V::set1(12582912.0f + 127.0f), shifted = V::fma(clamped, V::set1(log2_of_e), magic);
   const f32 n = V::sub(shifted, magic);
-  // ln2 in two parts; the first has few enough bits for n times it to be exact.
-  f32 r = V::fma(n, V::set1(-0.693145752f), clamped);
-  r = V::fma(n, V::set1(-1.42860677e-6f), r);
-  // 1 + (r + r^2 (c2 + c3 r + r^2 (c4 + c5 r + c6 r^2))): in Horner's scheme every constant is an addend, which some
+  f32 r = V::fma(n, V::set1(-upper_ln2), clamped);
+  r = V::fma(n, V::set1(-lower_ln2), r);
+  // 1 + (r + r^2 (c0 + c1 r + r^2 (c2 + c3 r + c4 r^2))): in Horner's scheme every constant is an addend, which some
   // instructions overwrite.
   const f32 r2 = V::mul(r, r);
-  f32 p = V::fma(r2, V::set1(0.00139412131f), V::fma(r, V::set1(0.00837521020f), V::set1(0.0416663516f)));
-  p = V::fma(r2, p, V::fma(r, V::set1(0.166664145f), V::set1(0.5f)));
+  f32 p = V::fma(r2, V::set1(Exp::c[4]), V::fma(r, V::set1(Exp::c[3]), V::set1(Exp::c[2])));
+  p = V::fma(r2, p, V::fma(r, V::set1(Exp::c[1]), V::set1(Exp::c[0])));
   p = V::add(V::fma(r2, p, r), V::set1(1.0f));
   return V::zero_if_less(V::mul(p, V::low_bits_as_exponent(shifted)), x, lowest);
 }
 
-// erf(x / sqrt 2) / 2 = x P(x^2) / Q(x^2) on |x| <= limit, own minimax fits; beyond, erf counts as +-1.
-struct Erf {  // relative error 2.6e-8 before rounding; erf rounds to +-1 beyond
+// erf(x / sqrt 2) / 2 = x P(x^2) / Q(x^2) on |x| <= limit: `above` is P, `below` is Q. Beyond, erf counts as +-1.
+struct Erf {  // relative error 4.7e-8; 2.5e-8 before `above` was rounded. The limit is 4 sqrt 2: see ERF_LIMIT there
   static constexpr float limit = 5.65685425f;
   static constexpr float above[] = {0.398942262f,    0.0342039056f,   0.0046927901f,
                                     0.000171495587f, 6.28547787e-06f, 2.19484821e-08f};
   static constexpr float below[] = {1.0f, 0.252402753f, 0.0288311895f, 0.00190020306f, 7.40487594e-5f, 1.16911099e-6f};
 };
-struct ErfOfHalves {  // error 2.1e-5, a tenth of what |x| has lost where it is a sum in fp16
+struct ErfOfHalves {  // error 2.1e-5, a tenth of what |x| has lost where it is a sum in fp16. See HALVES_LIMIT there
   static constexpr float limit = 4.15f;
   static constexpr float above[] = {0.3988479f, 0.035575394f, 0.0026994727f};
   static constexpr float below[] = {1.0f, 0.25502098f, 0.02506044f, 0.00043396206f};
@@ -82,11 +92,14 @@ SBK_INLINE typename V::f32 gelu(typename V::f32 x) {
 }
 
 // x / 2 (1 + tanh(y)) = x / (1 + exp(-2 y)),  y = sqrt(2 / pi) (x + 0.044715 x^3).
+constexpr float two_root_two_over_pi = 1.59576912f, gelu_tanh_cubic = 0.044715f;
+constexpr float gelu_tanh_cubic_slope = 0.134145f;  // 3 * 0.044715, rounded once
+
 template <class V>
 SBK_INLINE typename V::f32 gelu_tanh(typename V::f32 x) {
   using f32 = typename V::f32;
-  const f32 inner = V::fma(V::mul(x, x), V::set1(0.044715f), V::set1(1.0f));
-  const f32 minus_2y = V::mul(V::mul(x, V::set1(-1.59576912f)), inner);
+  const f32 inner = V::fma(V::mul(x, x), V::set1(gelu_tanh_cubic), V::set1(1.0f));
+  const f32 minus_2y = V::mul(V::mul(x, V::set1(-two_root_two_over_pi)), inner);
   return V::div(x, V::add(V::set1(1.0f), vexp<V>(minus_2y)));
 }
 

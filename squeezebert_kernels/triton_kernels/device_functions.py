@@ -31,11 +31,11 @@ def dot(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
 
 @triton.jit
 def gelu_for_half(x):
-    """x Phi(x) with an error below 3.4e-4, half the spacing of float16 at the point where it is largest (3.75).
+    """x Phi(x) with an error below 3.4e-4, a third of what float16 rounds off where it is largest (3.75).
 
-    erf(t / sqrt 2) = t P(t^2), a polynomial fitted so that the error of the product is least and that it is 1 to a
-    few ulp at 3.75, beyond which it stays. Two thirds of the instructions of erf and no special functions, which FFN
-    kernels are short of: they compute one GELU for every 768 multiplications.
+    erf(t / sqrt 2) = t P(t^2), a polynomial that scripts/fit_polynomials.py fits: the error of the product is least,
+    and it is 1 to a few ulp at 3.75, beyond which it stays. It takes two thirds of the instructions of erf and no
+    special functions. FFN kernels are short of both: they compute one GELU for every 768 multiplications.
     """
     x = tl.maximum(x, -3.75, propagate_nan=tl.PropagateNan.ALL)  # whose GELU is that of all below, nearly 0
     t = tl.minimum(x, 3.75)
