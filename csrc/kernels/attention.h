@@ -12,7 +12,10 @@
 namespace sbk {
 namespace {
 
-constexpr int64_t query_block = 24, key_block = 512;
+// A multiple of every tier's tile_rows (4, 6 or 8): whole tiles but in the last block.
+constexpr int64_t query_block = 24;
+// The longest sequence that models of the BERT family take. The scores of a block, 50 kB, stay in L2.
+constexpr int64_t key_block = 512;
 
 // T: a Vec or an element type, for its lanes.
 template <class T>
@@ -20,11 +23,10 @@ constexpr int64_t round_up_lanes(int64_t n) {
   return (n + T::lanes - 1) / T::lanes * T::lanes;
 }
 
-// Floats between rows of scores for `keys` keys: one cache line more than needed, since a power of two would put all
-// rows of a tile into the same few sets of L1.
+// Floats between rows of scores for `keys` keys.
 template <class T>
 constexpr int64_t score_stride(int64_t keys) {
-  return round_up_lanes<T>(keys < key_block ? keys : key_block) + 16;
+  return round_up_lanes<T>(keys < key_block ? keys : key_block) + kRowGap;
 }
 
 // Scratch: scores [query_block][score_stride], context [query_block][d rounded up], running maximum and sum per row.
@@ -172,6 +174,7 @@ constexpr bool multiplies_less_than_fp32 = E::per > 1 || E::chunk != 0;
 template <class E>
 void attention(const AttentionArgs& p) {
   using V = typename E::Vec;
+  static_assert(query_block % V::tile_rows == 0 && key_block % E::lanes == 0 && key_block % E::per == 0);
   using f32 = typename V::f32;
   using unit = typename E::unit;
   const int64_t dp = round_up_lanes<E>(p.d), d_units = (p.d + E::per - 1) / E::per;

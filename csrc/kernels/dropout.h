@@ -8,18 +8,20 @@
 namespace sbk {
 namespace {
 
-constexpr int64_t dropout_columns = 64;  // which one step of the generator serves
+// Counters that one step of the generator draws from: as many as the widest vector has lanes. Each gives Philox's four
+// words, one for a column.
+constexpr int dropout_counters = 16;
+constexpr int64_t dropout_columns = 4 * dropout_counters;
 
 // The factors of columns [column, column + dropout_columns) of a row; column is a multiple of dropout_columns.
 template <class V>
 SBK_INLINE void dropout_factors(const Dropout& d, int64_t row, int64_t column, float* factors) {
   using u32 = typename V::u32;
-  constexpr int counters = 16;
   const u32 multiplier0 = V::set1_u32(0xd2511f53u), multiplier1 = V::set1_u32(0xcd9e8d57u);
   const u32 threshold = V::set1_u32(d.threshold);
   const typename V::f32 scale = V::set1(d.scale);
-  const auto first = static_cast<uint32_t>(column / dropout_columns * counters);
-  for (int i = 0; i < counters; i += V::lanes) {
+  const auto first = static_cast<uint32_t>(column / dropout_columns * dropout_counters);
+  for (int i = 0; i < dropout_counters; i += V::lanes) {
     u32 word[4] = {V::count_from(first + static_cast<uint32_t>(i)), V::set1_u32(static_cast<uint32_t>(row)),
                    V::set1_u32(static_cast<uint32_t>(static_cast<uint64_t>(row) >> 32)), V::set1_u32(d.site)};
     auto key0 = static_cast<uint32_t>(d.seed), key1 = static_cast<uint32_t>(d.seed >> 32);
@@ -33,7 +35,7 @@ SBK_INLINE void dropout_factors(const Dropout& d, int64_t row, int64_t column, f
       key0 += 0x9e3779b9u, key1 += 0xbb67ae85u;
     });
     unroll<4>([&](auto w) SBK_INLINE_LAMBDA {
-      V::store(factors + w * counters + i, V::zero_if_less_u32(scale, word[w], threshold));
+      V::store(factors + w * dropout_counters + i, V::zero_if_less_u32(scale, word[w], threshold));
     });
   }
 }

@@ -5,6 +5,10 @@
 
 namespace sbk {
 
+// Floats that a row of scratch has more than its values need: a cache line. Without it the rows of a tile, often a
+// power of two apart, would share a few sets of L1.
+inline constexpr int64_t kRowGap = 16;
+
 // What the multiplications of a convolution are done in. Sums are fp32 (int8: int32; float16: see LowPrecision::chunk
 // in table.h), everything else is fp32.
 enum class Compute : int32_t { float32, bfloat16, int8, float16 };
