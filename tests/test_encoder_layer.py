@@ -1,6 +1,7 @@
 """The op for a whole layer: the op itself, and where models use it instead of the two that it is made of."""
 
 import typing
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -324,7 +325,7 @@ BAD_CALLS = {
     "short mask": (X, randn(3, 1, 1, 10)), "mask of another batch": (X, randn(2, 1, 1, 11)),
     "float64 mask": (X, randn(3, 1, 1, 11).double()), "meta mask": (X, randn(3, 1, 1, 11).to("meta")),
     "no batch": (randn(11, 32), None), "channels": (randn(3, 11, 30), None), "dtype": (X.bfloat16(), None),
-    "meta bias": (X, None), "meta x": (X.to("meta"), None),
+    "meta bias": (X, None), "meta x": (X.to("meta"), None), "sparse x": (X.to_sparse(), None),
 }  # fmt: skip
 
 
@@ -336,11 +337,38 @@ def test_errors_are_those_of_the_two_ops(kind, by_two_ops):
         layer.output.dense.bias = torch.nn.Parameter(layer.output.dense.bias.to("meta"))
         plan = fused_layer.LayerPlan(layer, fused_layer._plans[layer][1].family)
     with torch.no_grad():
-        with pytest.raises(ValueError) as expected:
+        with pytest.raises(TypeError if kind == "sparse x" else ValueError) as expected:
             by_two_ops(fused_layer.fused_layer, layer, plan, x, mask)
-        with pytest.raises(ValueError) as found:
+        with pytest.raises(expected.type) as found:
             fused_layer.fused_layer(layer, plan, x, mask)
     assert str(found.value) == str(expected.value)
+
+
+FAILURES = [torch.OutOfMemoryError("no memory"), RuntimeError("internal"), TypeError("internal"), MemoryError("none")]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+def test_failures_are_no_refusals(failure, monkeypatch, calls):
+    """Only a refusal is answered with the two ops."""
+    layer, plan = layer_of(sbk.optimize(bert(attn_implementation="eager")))
+    calls.clear()
+
+    def fail(*_):
+        raise failure
+
+    monkeypatch.setattr(torch.ops.squeezebert_kernels, NAME, SimpleNamespace(default=fail))
+    with torch.no_grad(), pytest.raises(type(failure)) as found:
+        fused_layer.fused_layer(layer, plan, X, None)
+    assert found.value is failure
+    assert calls == []
+
+
+def test_no_memory_is_no_refusal(calls):
+    layer, plan = layer_of(sbk.optimize(bert(attn_implementation="eager")))
+    calls.clear()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="contiguous"):  # of a petabyte
+        fused_layer.fused_layer(layer, plan, torch.zeros(1, 1, 32).expand(2**40, 11, 32), None)
+    assert calls == []
 
 
 def test_gradients_go_through_the_two_ops(calls, by_two_ops):

@@ -1,10 +1,13 @@
 """Bad arguments of the ops: the right error, naming the argument and its values."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from support.op_cases import CASES, randn
 
 from squeezebert_kernels import ops
+from squeezebert_kernels.dispatch import in_own_words, is_refusal
 
 
 def broken(name, index=None, value=None, **changes):
@@ -64,8 +67,9 @@ def test_bad_input(name, call, error, message):
     if error is ValueError and "meta" not in message and all(t is None or isinstance(t, torch.Tensor) for t in args):
         options = {k: ("none" if k == "activation" and v is None else v) for k, v in options.items()}
         if not any(isinstance(v, float) for v in options.values()):
-            with pytest.raises((RuntimeError, ValueError, NotImplementedError)):
+            with pytest.raises((RuntimeError, ValueError, NotImplementedError)) as found:
                 getattr(torch.ops.squeezebert_kernels, name)(*args, **options)
+            assert is_refusal(found.value)
 
 
 W = randn(40, 6)
@@ -116,3 +120,27 @@ def test_a_packed_section_of_any_size_is_compared_safely(size):
     assert len(at)
     words[at[0]] = size
     assert not ops.packed_is_current(weights, packed)
+
+
+def test_a_refusal_is_told_by_its_first_words():
+    """And by nothing else: the rest is what a ValueError says, any other error stays as it is."""
+    x, weight = randn(2, 3), randn(4, 5)
+    with pytest.raises(RuntimeError) as found:
+        torch.ops.squeezebert_kernels.grouped_pointwise_conv(x, weight)
+    words = in_own_words(found.value)
+    assert type(words) is ValueError
+    assert str(words) == "x must have 5 channels, got [2, 3]"
+    for error in (RuntimeError("arguments.h:180, x must have 5 channels"), torch.OutOfMemoryError("none left")):
+        assert not is_refusal(error)
+        assert in_own_words(error) is error
+
+
+def test_every_check_of_arguments_is_a_refusal():
+    """csrc/torch has no other way to raise."""
+    sources = Path(__file__).resolve().parents[1] / "csrc" / "torch"
+    if not sources.exists():
+        pytest.skip("not a source tree")
+    text = "".join(file.read_text() for file in sources.iterdir())
+    assert text.count("SBK_CHECK_ARGUMENT(") > 40
+    assert text.count("throw ") == 1
+    assert "TORCH_CHECK" not in text

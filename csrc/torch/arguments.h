@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,10 +26,31 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
+// Begins the message of every refusal, an argument of the caller's that does not fit. Python looks for it, and raises a
+// ValueError with the rest of the line (squeezebert_kernels/dispatch.py); it passes on other errors as they are.
+inline constexpr char kRefusal[] = "squeezebert_kernels refuses: ";
+
+template <class... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  std::ostringstream message;
+  message << kRefusal;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+// Refuses the caller's arguments unless `condition` holds. A macro because the parts of the message are often made by
+// functions, which must not run where nothing is refused.
+#define SBK_CHECK_ARGUMENT(condition, ...) \
+  do {                                     \
+    if (!(condition)) [[unlikely]] {       \
+      ::sbk_torch::refuse(__VA_ARGS__);    \
+    }                                      \
+  } while (false)
+
 inline const sbk::KernelTable& table() {
   std::string error;
   const sbk::KernelTable* t = sbk::active_table(&error);
-  STD_TORCH_CHECK(t != nullptr, error);
+  SBK_CHECK_ARGUMENT(t != nullptr, error);
   return *t;
 }
 
@@ -49,7 +72,7 @@ struct Float {
   Tensor tensor;
 
   Float(const Tensor& t, const char* name) : tensor(t) {
-    STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == ScalarType::Float, name, " must be a float32 CPU tensor");
+    SBK_CHECK_ARGUMENT(t.is_cpu() && t.scalar_type() == ScalarType::Float, name, " must be a float32 CPU tensor");
     if (!t.is_contiguous()) tensor = torch::stable::contiguous(t);
   }
   const float* data() const { return static_cast<const float*>(tensor.const_data_ptr()); }
@@ -69,14 +92,14 @@ struct Vector {
   Vector(const OptionalTensor& t, int64_t n, const char* name) {
     if (!t) return;
     values.emplace(*t, name);
-    STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == n, name, " must have shape [", n, "], got ", shape(*t));
+    SBK_CHECK_ARGUMENT(t->dim() == 1 && t->size(0) == n, name, " must have shape [", n, "], got ", shape(*t));
   }
   const float* data() const { return values ? values->data() : nullptr; }
 };
 
 inline float checked_eps(double eps, const char* name) {
-  STD_TORCH_CHECK(eps >= 0 && eps < std::numeric_limits<double>::infinity(), name,
-                  " must be finite and not negative, got ", eps);
+  SBK_CHECK_ARGUMENT(eps >= 0 && eps < std::numeric_limits<double>::infinity(), name,
+                     " must be finite and not negative, got ", eps);
   return static_cast<float>(eps);
 }
 
@@ -94,10 +117,10 @@ struct UserWeight {
   sbk::Weight view;  // data is null
 
   UserWeight(const Tensor& t, int64_t groups) : tensor(t) {
-    STD_TORCH_CHECK(t.is_cpu() && t.dim() >= 2 && t.dim() <= 4 && groups > 0 && t.size(0) > 0 && t.size(1) > 0 &&
-                        t.size(0) % groups == 0,
-                    "weight ", shape(t), " with groups=", groups, " is not a conv weight on CPU");
-    for (int64_t i = 2; i < t.dim(); i++) STD_TORCH_CHECK(t.size(i) == 1, "weight ", shape(t), " is not pointwise");
+    SBK_CHECK_ARGUMENT(t.is_cpu() && t.dim() >= 2 && t.dim() <= 4 && groups > 0 && t.size(0) > 0 && t.size(1) > 0 &&
+                           t.size(0) % groups == 0,
+                       "weight ", shape(t), " with groups=", groups, " is not a conv weight on CPU");
+    for (int64_t i = 2; i < t.dim(); i++) SBK_CHECK_ARGUMENT(t.size(i) == 1, "weight ", shape(t), " is not pointwise");
     sbk::WeightType type = sbk::WeightType::float32;
     switch (t.scalar_type()) {
       case ScalarType::Float:
@@ -109,7 +132,7 @@ struct UserWeight {
         type = sbk::WeightType::bfloat16;
         break;
       default:
-        STD_TORCH_CHECK(false, "weight must be float32, float16 or bfloat16");
+        SBK_CHECK_ARGUMENT(false, "weight must be float32, float16 or bfloat16");
     }
     view = {nullptr, type, t.size(0), t.size(1), groups};
   }
@@ -141,15 +164,15 @@ inline Tensor pack_weights(const std::vector<UserWeight>& weights, int64_t num_h
 }
 
 inline void check_heads(int64_t num_heads, int64_t channels) {
-  STD_TORCH_CHECK(num_heads > 0 && channels % num_heads == 0, "num_heads=", num_heads, " must divide the ", channels,
-                  " output channels");
+  SBK_CHECK_ARGUMENT(num_heads > 0 && channels % num_heads == 0, "num_heads=", num_heads, " must divide the ", channels,
+                     " output channels");
 }
 
 // `prefix` goes before "packed" in the name of the argument.
 inline void check_packed(const Tensor& packed, const char* prefix = "") {
-  STD_TORCH_CHECK(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.dim() == 1 &&
-                      packed.is_contiguous() && reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 64 == 0,
-                  prefix, "packed must be a result of ops.pack");
+  SBK_CHECK_ARGUMENT(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.dim() == 1 &&
+                         packed.is_contiguous() && reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 64 == 0,
+                     prefix, "packed must be a result of ops.pack");
 }
 
 // The convs of an op: its weights, packed now unless the caller has done it in the argument `prefix`packed.
@@ -163,7 +186,7 @@ class Convs {
       std::string error;
       sections_.push_back(
           sbk::find_section(table(), w.view, num_heads, packed_.const_data_ptr(), packed_.numel(), &offset, &error));
-      STD_TORCH_CHECK(sections_.back() != nullptr, prefix, error);
+      SBK_CHECK_ARGUMENT(sections_.back() != nullptr, prefix, error);
     }
   }
   sbk::Conv with_bias(size_t i, const Vector& bias) const { return {sections_[i], bias.data()}; }
@@ -177,21 +200,21 @@ class Convs {
 };
 
 inline void check_channels(const Float& x, int64_t channels, const char* name) {
-  STD_TORCH_CHECK(x.tensor.dim() >= 1 && x.channels() == channels, name, " must have ", channels, " channels, got ",
-                  shape(x.tensor));
+  SBK_CHECK_ARGUMENT(x.tensor.dim() >= 1 && x.channels() == channels, name, " must have ", channels, " channels, got ",
+                     shape(x.tensor));
 }
 
 inline void check_same_rows(const Float& x, const Float& y, const char* name) {
   bool same = x.tensor.dim() == y.tensor.dim();
   for (int64_t i = 0; same && i + 1 < x.tensor.dim(); i++) same = x.tensor.size(i) == y.tensor.size(i);
-  STD_TORCH_CHECK(same, name, " has shape ", shape(y.tensor), ", which does not fit ", shape(x.tensor));
+  SBK_CHECK_ARGUMENT(same, name, " has shape ", shape(y.tensor), ", which does not fit ", shape(x.tensor));
 }
 
 inline sbk::Activation activation_from(const std::string& name) {
   if (name == "none") return sbk::Activation::none;
   if (name == "gelu") return sbk::Activation::gelu;
   if (name == "gelu_tanh") return sbk::Activation::gelu_tanh;
-  STD_TORCH_CHECK(name == "relu", "activation must be 'none', 'gelu', 'gelu_tanh' or 'relu', got '", name, "'");
+  SBK_CHECK_ARGUMENT(name == "relu", "activation must be 'none', 'gelu', 'gelu_tanh' or 'relu', got '", name, "'");
   return sbk::Activation::relu;
 }
 
@@ -201,23 +224,23 @@ struct SequenceArguments {
   int64_t longest = 0;
 
   SequenceArguments(const Tensor& x, const OptionalTensor& given) {
-    STD_TORCH_CHECK(x.dim() == (given ? 2 : 3), "x must be ",
-                    given ? "[tokens, channels] with offsets" : "[batch, sequence, channels]", ", got ", shape(x));
+    SBK_CHECK_ARGUMENT(x.dim() == (given ? 2 : 3), "x must be ",
+                       given ? "[tokens, channels] with offsets" : "[batch, sequence, channels]", ", got ", shape(x));
     if (!given) {
       longest = x.size(1);
       for (int64_t b = 0; b <= x.size(0); b++) offsets.push_back(b * longest);
       return;
     }
-    STD_TORCH_CHECK(given->is_cpu() && given->scalar_type() == ScalarType::Long && given->dim() == 1 &&
-                        given->size(0) >= 1 && given->is_contiguous(),
-                    "offsets must be a contiguous int64 CPU tensor [batch + 1]");
+    SBK_CHECK_ARGUMENT(given->is_cpu() && given->scalar_type() == ScalarType::Long && given->dim() == 1 &&
+                           given->size(0) >= 1 && given->is_contiguous(),
+                       "offsets must be a contiguous int64 CPU tensor [batch + 1]");
     const auto* data = static_cast<const int64_t*>(given->const_data_ptr());
     offsets.assign(data, data + given->size(0));
-    STD_TORCH_CHECK(offsets.front() == 0 && offsets.back() == x.size(0), "offsets must go from 0 to the ", x.size(0),
-                    " tokens of x, got ", offsets.front(), " to ", offsets.back());
+    SBK_CHECK_ARGUMENT(offsets.front() == 0 && offsets.back() == x.size(0), "offsets must go from 0 to the ", x.size(0),
+                       " tokens of x, got ", offsets.front(), " to ", offsets.back());
     for (size_t b = 1; b < offsets.size(); b++) {
-      STD_TORCH_CHECK(offsets[b] >= offsets[b - 1], "offsets must ascend, got ", offsets[b], " behind ",
-                      offsets[b - 1]);
+      SBK_CHECK_ARGUMENT(offsets[b] >= offsets[b - 1], "offsets must ascend, got ", offsets[b], " behind ",
+                         offsets[b - 1]);
       longest = std::max(longest, offsets[b] - offsets[b - 1]);
     }
   }
@@ -234,17 +257,17 @@ struct MaskArgument {
   MaskArgument(const OptionalTensor& given, int64_t batch, int64_t num_heads, int64_t length, bool ragged)
       : tensor(given) {
     if (!given) return;
-    STD_TORCH_CHECK(given->is_cpu() && given->scalar_type() == ScalarType::Float,
-                    "attention_mask must be a float32 CPU tensor");
+    SBK_CHECK_ARGUMENT(given->is_cpu() && given->scalar_type() == ScalarType::Float,
+                       "attention_mask must be a float32 CPU tensor");
     const int64_t dims = given->dim(), columns = dims >= 1 ? given->size(dims - 1) : 0;
     const int64_t wanted[4] = {batch, num_heads, columns, columns};
-    STD_TORCH_CHECK(dims >= 1 && dims <= 4 && (ragged ? columns >= length : columns == length), "attention_mask ",
-                    shape(*given), " must end in the sequence length ", length);
+    SBK_CHECK_ARGUMENT(dims >= 1 && dims <= 4 && (ragged ? columns >= length : columns == length), "attention_mask ",
+                       shape(*given), " must end in the sequence length ", length);
     if (length > 1 && given->stride(dims - 1) != 1) tensor = torch::stable::contiguous(*given);
     for (int64_t i = 0; i + 1 < dims; i++) {
       const int64_t size = tensor->size(i), to = 4 - dims + i;
-      STD_TORCH_CHECK(size == 1 || size == wanted[to], "attention_mask ", shape(*given), " does not broadcast to [",
-                      batch, ", ", num_heads, ", ", length, ", ", length, "]");
+      SBK_CHECK_ARGUMENT(size == 1 || size == wanted[to], "attention_mask ", shape(*given), " does not broadcast to [",
+                         batch, ", ", num_heads, ", ", length, ", ", length, "]");
       view.stride[to] = size == 1 ? 0 : tensor->stride(i);
     }
     view.data = static_cast<const float*>(tensor->const_data_ptr());
@@ -286,7 +309,8 @@ struct AttentionArguments {
     std::vector<UserWeight> weights{{q.weight, q.groups}, {k.weight, k.groups}, {v.weight, v.groups}};
     for (const UserWeight& w : weights) {
       check_heads(heads, w.view.n);
-      STD_TORCH_CHECK(w.view.n == weights[0].view.n, "q_weight, k_weight and v_weight must have equal output channels");
+      SBK_CHECK_ARGUMENT(w.view.n == weights[0].view.n,
+                         "q_weight, k_weight and v_weight must have equal output channels");
     }
     return weights;
   }
@@ -319,7 +343,7 @@ struct PostAttentionArguments {
         post_eps(checked_eps(eps_of_post, "post_eps")),
         output_eps(checked_eps(eps_of_output, "output_eps")),
         activation(activation_from(activation_name)) {
-    STD_TORCH_CHECK(
+    SBK_CHECK_ARGUMENT(
         convs.in_channels(1) == channels && convs.in_channels(2) == hidden && convs.out_channels(2) == channels,
         "post, intermediate and output weights do not follow one another: ", channels, " -> [", convs.in_channels(1),
         " -> ", hidden, "] -> [", convs.in_channels(2), " -> ", convs.out_channels(2), "]");

@@ -15,7 +15,7 @@ using namespace sbk_torch;
 sbk::Compute compute_from(const std::string& dtype) {
   if (dtype == "float32") return sbk::Compute::float32;
   if (dtype == "bfloat16") return sbk::Compute::bfloat16;
-  STD_TORCH_CHECK(dtype == "int8", "dtype must be 'float32', 'bfloat16' or 'int8', got '", dtype, "'");
+  SBK_CHECK_ARGUMENT(dtype == "int8", "dtype must be 'float32', 'bfloat16' or 'int8', got '", dtype, "'");
   return sbk::Compute::int8;
 }
 
@@ -106,8 +106,8 @@ Tensor encoder_layer(const Tensor& x_, const Tensor& q_weight, const OptionalTen
                                     activation, post_eps, output_eps, post_packed, "post_");
   attention.check_input(x);
   check_channels(x, post.channels, "x");
-  STD_TORCH_CHECK(post.convs.in_channels(0) == attention.channels, "post_weight takes ", post.convs.in_channels(0),
-                  " channels, but the attention context has ", attention.channels);
+  SBK_CHECK_ARGUMENT(post.convs.in_channels(0) == attention.channels, "post_weight takes ", post.convs.in_channels(0),
+                     " channels, but the attention context has ", attention.channels);
   const MaskArgument mask(mask_, sequences.batch(), num_heads, sequences.longest, offsets.has_value());
   Tensor y = new_output(x.tensor, post.channels);
   sbk::encoder_layer(table(), torch_parallel(), attention.block(), post.block(), x.matrix(), sequences.view(),
@@ -116,8 +116,8 @@ Tensor encoder_layer(const Tensor& x_, const Tensor& q_weight, const OptionalTen
 }
 
 std::vector<UserWeight> user_weights(const std::vector<Tensor>& weights, const std::vector<int64_t>& groups) {
-  STD_TORCH_CHECK(!weights.empty() && weights.size() == groups.size(), "pack needs as many groups as weights, got ",
-                  groups.size(), " and ", weights.size());
+  SBK_CHECK_ARGUMENT(!weights.empty() && weights.size() == groups.size(), "pack needs as many groups as weights, got ",
+                     groups.size(), " and ", weights.size());
   std::vector<UserWeight> result;
   for (size_t i = 0; i < weights.size(); i++) result.emplace_back(weights[i], groups[i]);
   return result;
@@ -135,9 +135,10 @@ Tensor pack(const std::vector<Tensor>& weights, const std::vector<int64_t>& grou
 int64_t packed_bytes(const std::vector<int64_t>& n, const std::vector<int64_t>& k, const std::vector<int64_t>& groups,
                      int64_t num_heads, const std::string& dtype) {
   int64_t bytes = 0;
-  STD_TORCH_CHECK(n.size() == k.size() && n.size() == groups.size(), "n, k and groups must have equal lengths");
+  SBK_CHECK_ARGUMENT(n.size() == k.size() && n.size() == groups.size(), "n, k and groups must have equal lengths");
   for (size_t i = 0; i < n.size(); i++) {
-    STD_TORCH_CHECK(n[i] > 0 && k[i] > 0 && groups[i] > 0 && n[i] % groups[i] == 0, "not the shape of a conv weight");
+    SBK_CHECK_ARGUMENT(n[i] > 0 && k[i] > 0 && groups[i] > 0 && n[i] % groups[i] == 0,
+                       "not the shape of a conv weight");
     if (num_heads != 0) check_heads(num_heads, n[i]);
     bytes += sbk::packed_bytes(table(), {nullptr, sbk::WeightType::float32, n[i], k[i], groups[i]}, num_heads,
                                compute_from(dtype));
@@ -149,22 +150,23 @@ int64_t packed_bytes(const std::vector<int64_t>& n, const std::vector<int64_t>& 
 std::tuple<Tensor, Tensor> unpack(const Tensor& packed, const std::vector<int64_t>& n, const std::vector<int64_t>& k,
                                   const std::vector<int64_t>& groups, int64_t num_heads, const std::string& dtype,
                                   int64_t section) {
-  STD_TORCH_CHECK(
+  SBK_CHECK_ARGUMENT(
       n.size() == k.size() && n.size() == groups.size() && section >= 0 && section < static_cast<int64_t>(n.size()),
       "unpack needs one n, k and groups for each section, and a section among them");
   check_packed(packed);
   const sbk::PackedHeader* header = nullptr;
   int64_t offset = 0;
   for (int64_t i = 0; i <= section; i++) {
-    STD_TORCH_CHECK(n[i] > 0 && k[i] > 0 && groups[i] > 0 && n[i] % groups[i] == 0, "not the shape of a conv weight");
+    SBK_CHECK_ARGUMENT(n[i] > 0 && k[i] > 0 && groups[i] > 0 && n[i] % groups[i] == 0,
+                       "not the shape of a conv weight");
     if (num_heads != 0) check_heads(num_heads, n[i]);
     std::string error;
     header = sbk::find_section(table(), {nullptr, sbk::WeightType::float32, n[i], k[i], groups[i]}, num_heads,
                                packed.const_data_ptr(), packed.numel(), &offset, &error);
-    STD_TORCH_CHECK(header != nullptr, error);
+    SBK_CHECK_ARGUMENT(header != nullptr, error);
   }
   const sbk::Compute compute = compute_from(dtype);
-  STD_TORCH_CHECK(header->is(compute), "packed was not made for dtype='", dtype, "'");
+  SBK_CHECK_ARGUMENT(header->is(compute), "packed was not made for dtype='", dtype, "'");
   const bool int8 = compute == sbk::Compute::int8;
   Tensor values =
       torch::stable::new_empty(packed, {n[section], k[section]}, int8 ? ScalarType::Char : ScalarType::Float);
@@ -175,8 +177,8 @@ std::tuple<Tensor, Tensor> unpack(const Tensor& packed, const std::vector<int64_
 
 bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed) {
   const std::vector<UserWeight> checked = user_weights(weights, std::vector<int64_t>(weights.size(), 1));
-  STD_TORCH_CHECK(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.is_contiguous(),
-                  "packed must be a result of ops.pack");
+  SBK_CHECK_ARGUMENT(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.is_contiguous(),
+                     "packed must be a result of ops.pack");
   const char* data = static_cast<const char*>(packed.const_data_ptr());
   const int64_t bytes = packed.numel();
   int64_t offset = 0;

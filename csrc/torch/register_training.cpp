@@ -25,7 +25,7 @@ struct Floats {
   Tensor tensor;
 
   Floats(const Tensor& t, const char* name) : tensor(t) {
-    STD_TORCH_CHECK(t.is_cpu() && is_floating(t), name, " must be a float32, float16 or bfloat16 CPU tensor");
+    SBK_CHECK_ARGUMENT(t.is_cpu() && is_floating(t), name, " must be a float32, float16 or bfloat16 CPU tensor");
     if (t.scalar_type() != ScalarType::Float) {
       tensor = torch::stable::new_empty(t, shape_of(t), ScalarType::Float);
       torch::stable::copy_(tensor, t);
@@ -34,8 +34,8 @@ struct Floats {
     }
   }
   Floats(const Tensor& t, int64_t rows, int64_t channels, const char* name) : Floats(t, name) {
-    STD_TORCH_CHECK(t.numel() == rows * channels && t.dim() >= 1 && t.size(t.dim() - 1) == channels, name, " ",
-                    shape(t), " must have ", rows, " rows of ", channels, " channels");
+    SBK_CHECK_ARGUMENT(t.numel() == rows * channels && t.dim() >= 1 && t.size(t.dim() - 1) == channels, name, " ",
+                       shape(t), " must have ", rows, " rows of ", channels, " channels");
   }
   static std::vector<int64_t> shape_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
 
@@ -52,7 +52,7 @@ struct OptionalFloats {
   OptionalFloats(const OptionalTensor& t, int64_t n, const char* name) {
     if (!t) return;
     values.emplace(*t, name);
-    STD_TORCH_CHECK(t->dim() == 1 && t->size(0) == n, name, " must have shape [", n, "], got ", shape(*t));
+    SBK_CHECK_ARGUMENT(t->dim() == 1 && t->size(0) == n, name, " must have shape [", n, "], got ", shape(*t));
   }
   const float* data() const { return values ? values->data() : nullptr; }
 };
@@ -88,20 +88,20 @@ struct Result {
 };
 
 sbk::Compute training_compute(const std::string& dtype) {
-  STD_TORCH_CHECK(dtype == "float32" || dtype == "bfloat16", "dtype must be 'float32' or 'bfloat16', got '", dtype,
-                  "'");
+  SBK_CHECK_ARGUMENT(dtype == "float32" || dtype == "bfloat16", "dtype must be 'float32' or 'bfloat16', got '", dtype,
+                     "'");
   return dtype == "float32" ? sbk::Compute::float32 : sbk::Compute::bfloat16;
 }
 
 std::vector<int64_t> with_channels(const Tensor& x, int64_t channels) {
   std::vector<int64_t> sizes = Floats::shape_of(x);
-  STD_TORCH_CHECK(!sizes.empty(), "activations must have channels, got a scalar");
+  SBK_CHECK_ARGUMENT(!sizes.empty(), "activations must have channels, got a scalar");
   sizes.back() = channels;
   return sizes;
 }
 
 int64_t rows_of(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() >= 1, "activations must have channels, got a scalar");
+  SBK_CHECK_ARGUMENT(x.dim() >= 1, "activations must have channels, got a scalar");
   int64_t rows = 1;
   for (int64_t i = 0; i + 1 < x.dim(); i++) rows *= x.size(i);
   return rows;
@@ -110,7 +110,7 @@ int64_t rows_of(const Tensor& x) {
 bool need(const std::vector<int64_t>& needs, size_t i) { return needs[i] != 0; }
 
 void check_needs(const std::vector<int64_t>& needs, size_t count) {
-  STD_TORCH_CHECK(needs.size() == count, "needs must have ", count, " entries, got ", needs.size());
+  SBK_CHECK_ARGUMENT(needs.size() == count, "needs must have ", count, " entries, got ", needs.size());
 }
 
 // A conv's weight, and its bias where a forward pass adds it.
@@ -136,16 +136,16 @@ struct TrainedGradients {
 };
 
 sbk::Dropout dropout_from(const OptionalTensor& seed, sbk::DropoutSite site, double p) {
-  STD_TORCH_CHECK(p >= 0.0 && p <= 1.0, "the probability of dropout must be between 0 and 1, got ", p);
+  SBK_CHECK_ARGUMENT(p >= 0.0 && p <= 1.0, "the probability of dropout must be between 0 and 1, got ", p);
   if (!seed || p == 0.0) return {0, 0, 0, 1.0f};
-  STD_TORCH_CHECK(seed->is_cpu() && seed->scalar_type() == ScalarType::Long && seed->numel() == 1,
-                  "seed must be an int64 CPU tensor of one value");
+  SBK_CHECK_ARGUMENT(seed->is_cpu() && seed->scalar_type() == ScalarType::Long && seed->numel() == 1,
+                     "seed must be an int64 CPU tensor of one value");
   return sbk::dropout_of(static_cast<uint64_t>(*static_cast<const int64_t*>(seed->const_data_ptr())), site, p);
 }
 
 Tensor dropout_factors(const Tensor& seed, int64_t site, int64_t rows, int64_t columns, double p) {
-  STD_TORCH_CHECK(site >= 0 && site < 3 && rows >= 0 && columns >= 0, "there is no dropout site ", site, " of ", rows,
-                  " x ", columns);
+  SBK_CHECK_ARGUMENT(site >= 0 && site < 3 && rows >= 0 && columns >= 0, "there is no dropout site ", site, " of ",
+                     rows, " x ", columns);
   const sbk::Dropout dropout = dropout_from(seed, static_cast<sbk::DropoutSite>(site), p);
   Tensor factors = torch::stable::new_empty(seed, {rows, columns}, ScalarType::Float);
   sbk::dropout_factors(table(), torch_parallel(), dropout, rows, columns, mutable_floats(factors));
@@ -188,11 +188,11 @@ struct TrainedAttentionArguments {
         mask(widened(mask_), x_.size(0), heads, x_.size(1), false),
         dropout(dropout_from(seed, sbk::DropoutSite::probabilities, dropout_p)) {
     check_heads(heads, q.n());
-    STD_TORCH_CHECK(q.n() == k.n() && q.n() == v.n(),
-                    "q_weight, k_weight and v_weight must have equal output channels");
+    SBK_CHECK_ARGUMENT(q.n() == k.n() && q.n() == v.n(),
+                       "q_weight, k_weight and v_weight must have equal output channels");
     for (const Trained* conv : {&q, &k, &v}) {
-      STD_TORCH_CHECK(x.channels() == conv->in_channels(), "x ", shape(x_), " must have ", conv->in_channels(),
-                      " channels");
+      SBK_CHECK_ARGUMENT(x.channels() == conv->in_channels(), "x ", shape(x_), " must have ", conv->in_channels(),
+                         " channels");
     }
   }
   sbk::TrainedAttention attention() const {
@@ -201,7 +201,7 @@ struct TrainedAttentionArguments {
 
  private:
   static int64_t rows_of_sequences(const Tensor& x) {
-    STD_TORCH_CHECK(x.dim() == 3, "x must be [batch, sequence, channels], got ", shape(x));
+    SBK_CHECK_ARGUMENT(x.dim() == 3, "x must be [batch, sequence, channels], got ", shape(x));
     return rows_of(x);
   }
   OptionalTensor widened(const OptionalTensor& mask_) {
@@ -272,7 +272,7 @@ struct TrainedPostAttentionArguments {
         activation(activation_from(activation_name)),
         post_dropout(dropout_from(seed, sbk::DropoutSite::post, post_dropout_p)),
         output_dropout(dropout_from(seed, sbk::DropoutSite::output, output_dropout_p)) {
-    STD_TORCH_CHECK(
+    SBK_CHECK_ARGUMENT(
         intermediate.in_channels() == post.n() && output.in_channels() == intermediate.n() && output.n() == post.n(),
         "post, intermediate and output weights do not follow one another");
   }

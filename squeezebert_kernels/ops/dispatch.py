@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,10 @@ from .. import _native
 from .devices import why_no_kernel
 from .torch_state import under_transform, wants_gradients
 
-__all__ = ["in_own_words", "run", "run_trained"]
+__all__ = ["in_own_words", "is_refusal", "run", "run_trained"]
 
-_KERNEL_REFUSAL = re.compile(r"(?:register\.cpp|arguments\.h|training\.cpp):\d+, (.*)")
+_REFUSAL = "squeezebert_kernels refuses: "
+"""Begins the message of a kernel that refuses its arguments: ``kRefusal`` in csrc/torch/arguments.h."""
 
 
 def _to_float32(tensors: Sequence[Tensor | None], weights: Sequence[int]) -> list[Tensor | None]:
@@ -84,7 +84,12 @@ def run_trained(x: Tensor, call: Callable[[], Tensor]) -> Tensor:
         raise in_own_words(error) from None
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether a kernel raised ``error`` because an argument does not fit, before it computed anything."""
+    return _REFUSAL in str(error)
+
+
 def in_own_words(error: Exception) -> Exception:
     """A ValueError with what a kernel said when it refused its arguments; ``error`` itself if none did."""
-    refused = _KERNEL_REFUSAL.search(str(error))
-    return error if refused is None else ValueError(refused[1])
+    said = str(error).partition(_REFUSAL)[2]
+    return ValueError(said.partition("\n")[0]) if is_refusal(error) else error

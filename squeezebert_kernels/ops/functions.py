@@ -27,7 +27,7 @@ from .. import _native
 from ..layer_arguments import LayerCall, LayerOptions, LayerTensors
 from . import autocast, devices, gradients, reference, schemas, training, validation
 from .devices import KERNEL_DTYPES, why_no_kernel
-from .dispatch import in_own_words, run, run_trained
+from .dispatch import in_own_words, is_refusal, run, run_trained
 from .dtypes import PACKED
 from .torch_state import under_transform, wants_gradients
 
@@ -461,12 +461,20 @@ def encoder_layer(
 
 
 def try_encoder_layer(call: LayerCall) -> Tensor | None:
-    """The op without autograd, or None where it refuses its arguments."""
+    """The op without autograd, or None where it refuses its arguments.
+
+    Raises:
+        Exception: anything else that goes wrong, such as no memory.
+    """
     try:
         with torch._C._AutoDispatchBelowAutograd():
             return _ops.encoder_layer.default(*call.in_order())
-    except (RuntimeError, TypeError):
+    except NotImplementedError:  # torch refuses for us: no kernel takes tensors of such a layout
         return None
+    except RuntimeError as error:
+        if is_refusal(error):
+            return None
+        raise
 
 
 gradients.register(_library)
