@@ -58,7 +58,7 @@ Extent extent_of(const Model& model, const sbk_input& input, const sbk_output& o
   return e;
 }
 
-// The memory of a run, in the order in which it is taken.
+// The memory of a run.
 struct Activations {
   float* x;                     // [rows][hidden]
   float* mask;                  // [batch][mask_length], added to scores
@@ -68,30 +68,28 @@ struct Activations {
   float* scores;                // [logit_tokens][classes], but for the vocabulary
   void* packed;                 // `transformed`, as the weight of a convolution over the vocabulary
 
-  Activations(const Model& model, const KernelTable& table, const Extent& e) {
+  Activations(const Model& model, const KernelTable& table, const Extent& e, Pieces& pieces) {
     const int64_t hidden = model.config.hidden_size, tokens = e.logit_tokens;
     const int64_t pooled_size = e.pooled ? e.batch * hidden : 0;
     const bool is_vocabulary = model.config.head == SBK_HEAD_MASKED_LM && tokens > 0;
-    const int64_t packed_size =
-        is_vocabulary ? packed_bytes(table.layout, token_weight(nullptr, tokens, hidden), 1) / 4 : 0;
-    const int64_t score_size = is_vocabulary ? 0 : tokens * model.config.classes();
-    Workspace& workspace = Workspace::of<Scope::model>();
-    workspace.reserve(e.rows * hidden + e.batch * e.mask_length + 2 * (e.batch + 1) + 2 * pooled_size +
-                          2 * tokens * hidden + score_size + packed_size,
-                      9);
-    x = workspace.take(e.rows * hidden);
-    mask = workspace.take(e.batch * e.mask_length);
-    offsets = reinterpret_cast<int64_t*>(workspace.take(2 * (e.batch + 1)));
-    first = workspace.take(pooled_size), pooled = workspace.take(pooled_size);
-    chosen = workspace.take(tokens * hidden), transformed = workspace.take(tokens * hidden);
-    scores = workspace.take(score_size);
-    packed = workspace.take(packed_size);
+    x = pieces.take(e.rows * hidden);
+    mask = pieces.take(e.batch * e.mask_length);
+    offsets = pieces.take<int64_t>(e.batch + 1);
+    first = pieces.take(pooled_size), pooled = pieces.take(pooled_size);
+    chosen = pieces.take(tokens * hidden), transformed = pieces.take(tokens * hidden);
+    scores = pieces.take(is_vocabulary ? 0 : tokens * model.config.classes());
+    packed =
+        pieces.take<char>(is_vocabulary ? packed_bytes(table.layout, token_weight(nullptr, tokens, hidden), 1) : 0);
   }
 
   static Weight token_weight(const float* tokens, int64_t n, int64_t hidden) {
     return {tokens, WeightType::float32, n, hidden, 1};
   }
 };
+
+Activations activations_of(const Model& model, const KernelTable& table, const Extent& e) {
+  return Workspace::of<Scope::model>().cut([&](Pieces& pieces) { return Activations(model, table, e, pieces); });
+}
 
 // The kernels of a run on `sequences`, in order; everything else that forward() does needs no scratch memory.
 void run_layers(const Model& model, const KernelTable& table, const Parallel& parallel, float* x,
@@ -126,11 +124,11 @@ void run_transform(const Model& model, const KernelTable& table, const Parallel&
 struct VocabularyTile {
   float *rows, *y;  // [kVocabularyTile][hidden], [kVocabularyTile][tokens]
 
-  VocabularyTile(const Model& model, int64_t tokens) {
-    Workspace& workspace = Workspace::of<Scope::task>();
-    workspace.reserve(kVocabularyTile * (model.config.hidden_size + tokens), 2);
-    rows = workspace.take(kVocabularyTile * model.config.hidden_size);
-    y = workspace.take(kVocabularyTile * tokens);
+  static VocabularyTile of(const Model& model, int64_t tokens) {
+    return Workspace::of<Scope::task>().cut([&](Pieces& pieces) {
+      return VocabularyTile{.rows = pieces.take(kVocabularyTile * model.config.hidden_size),
+                            .y = pieces.take(kVocabularyTile * tokens)};
+    });
   }
 };
 
@@ -143,7 +141,7 @@ void vocabulary_logits(const Model& model, const KernelTable& table, const Paral
   const auto& packed = *static_cast<const PackedHeader*>(a.packed);
   parallel_for(parallel, (vocabulary + kVocabularyTile - 1) / kVocabularyTile, [&](int64_t t) {
     const int64_t v = t * kVocabularyTile, rows = std::min(kVocabularyTile, vocabulary - v);
-    const VocabularyTile tile(model, tokens);
+    const VocabularyTile tile = VocabularyTile::of(model, tokens);
     const float* x = static_cast<const float*>(model.decoder.data) + v * hidden;
     if (!model.decoder.is_float32()) {
       for (int64_t r = 0; r < rows; r++) model.decoder.read(v + r, tile.rows + r * hidden);
@@ -234,18 +232,18 @@ void token_logits(const Model& model, const KernelTable& table, const Parallel& 
   }
 }
 
-// What forward() reserves where no sequence is longer than `longest`.
+// What forward() cuts from workspaces where no sequence is longer than `longest`.
 Demand demand_of(const Model& model, const KernelTable& table, int64_t threads, const Extent& e, int64_t longest) {
   // All tokens as one sequence: what is shared depends on their number alone. Tasks do not: each has one sequence.
   Demand demand = measure(table, threads, [&](const KernelTable& idle, const Parallel& parallel) {
-    const Activations a(model, idle, e);
+    const Activations a = activations_of(model, idle, e);
     const int64_t offsets[] = {0, e.rows};
     // Layers have equal shapes: one stands for all.
     run_layers(model, idle, parallel, a.x, {1, offsets}, {}, std::min<std::size_t>(model.layers.size(), 1));
   });
   demand.bytes[static_cast<int>(Scope::task)] = 0;
   demand.include(measure(table, threads, [&](const KernelTable& idle, const Parallel& parallel) {
-    const Activations a(model, idle, e);
+    const Activations a = activations_of(model, idle, e);
     const int64_t hidden = model.config.hidden_size, offsets[] = {0, longest};
     const Output x{a.x, hidden};
     const Input in{a.x, hidden};
@@ -258,7 +256,7 @@ Demand demand_of(const Model& model, const KernelTable& table, int64_t threads, 
     if (e.logits && !has_token_logits(model)) run_classifier(model, idle, parallel, a.pooled, e.batch, a.first);
     if (e.logit_tokens > 0 && model.config.head == SBK_HEAD_MASKED_LM) {
       run_transform(model, idle, parallel, a.chosen, e.logit_tokens, a.transformed);
-      const VocabularyTile tile(model, e.logit_tokens);
+      VocabularyTile::of(model, e.logit_tokens);
     } else if (e.logit_tokens > 0) {
       run_classifier(model, idle, parallel, a.chosen, e.logit_tokens, a.scores);
     }
@@ -281,7 +279,7 @@ Demand largest_demand(const Model& model, const KernelTable& table, int64_t thre
   const bool can_pool = model.pooler.weight != nullptr, has_head = model.config.classes() > 0;
   Demand most;
   // Few tokens are shared between threads in other ways than many (ops/ops.cpp): the limits between them.
-  for (const int64_t rows : {batch * length, 64 * threads, 16 * threads}) {
+  for (const int64_t rows : {batch * length, kTokenTile * threads, kFewTokens * threads}) {
     if (rows > batch * length) continue;
     Extent e{batch, rows, length, can_pool, has_head, 0};
     if (has_head && has_token_logits(model)) e.logit_tokens = std::min(batch * length, kLogitTokens);
@@ -294,7 +292,7 @@ void forward(const Model& model, const KernelTable& table, const Parallel& paral
              const sbk_output& output) {
   const int64_t hidden = model.config.hidden_size;
   const Extent e = extent_of(model, input, output);
-  const Activations a(model, table, e);
+  const Activations a = activations_of(model, table, e);
 
   bool has_gaps = false;
   a.offsets[0] = 0;

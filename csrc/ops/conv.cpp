@@ -1,13 +1,6 @@
 #include "ops/conv.h"
 
 namespace sbk {
-namespace {
-
-// Tokens per task: enough for the weights that a task reads from L2 or L3 to be used often, few enough for a task's
-// activations to stay in L2.
-constexpr int64_t kTokenTile = 64;
-
-}  // namespace
 
 int64_t token_tile(const KernelTable& table, int64_t rows, int64_t threads, int64_t tasks_per_tile) {
   int64_t tiles = divide_up(rows, kTokenTile);
@@ -63,9 +56,8 @@ void shared_conv(const KernelTable& table, const Parallel& parallel, const Conv&
   if (rows == 0) return;
   const int64_t n = blocks(conv);
   const int64_t tile = token_tile(table, rows, parallel.threads, n), tiles = divide_up(rows, tile);
-  Workspace& workspace = Workspace::of<Scope::op>();
-  workspace.reserve(encoded_size(*conv.weight, rows) + quantization_size(*conv.weight, rows), 2);
-  const Encoder encoder(table, *conv.weight, rows, workspace);
+  const Encoder encoder =
+      Workspace::of<Scope::op>().cut([&](Pieces& pieces) { return Encoder(table, *conv.weight, rows, pieces); });
   if (encoder.kernels) {
     parallel_for(parallel, tiles, [&](int64_t t) { encoder.encode(x, t * tile, std::min((t + 1) * tile, rows)); });
   }

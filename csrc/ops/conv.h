@@ -13,7 +13,10 @@ namespace sbk {
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 constexpr int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
-// Rows per task: at most 64, whole register tiles, and as many tasks as threads can share evenly.
+// Floats, or units, between rows of n of scratch that kernels read in vectors of `lanes`.
+constexpr int64_t padded_stride(int64_t n, int64_t lanes) { return round_up(n, lanes) + kRowGap; }
+
+// Rows per task: at most kTokenTile, whole register tiles, and as many tasks as threads can share evenly.
 int64_t token_tile(const KernelTable& table, int64_t rows, int64_t threads, int64_t tasks_per_tile = 1);
 
 // Activations as the convs of an op read them: the floats themselves, or encoded in units (kernels/table.h).
@@ -40,14 +43,6 @@ inline const LowPrecision* low_precision(const KernelTable& table, const PackedH
 // Floats that `units` units take.
 constexpr int64_t floats_of(int64_t units, int64_t unit_bytes) { return divide_up(units * unit_bytes, sizeof(float)); }
 
-// Floats of scratch that `rows` rows of input take when encoded for `w`, and how they were quantized.
-inline int64_t encoded_size(const PackedHeader& w, int64_t rows) {
-  return w.is(Compute::float32) ? 0 : floats_of(rows * w.groups * w.units(), w.unit_bytes);
-}
-inline int64_t quantization_size(const PackedHeader& w, int64_t rows) {
-  return w.is(Compute::int8) ? rows * w.groups * static_cast<int64_t>(sizeof(RowQuantization) / sizeof(float)) : 0;
-}
-
 // Scratch for encoding `rows` rows; all of it unused in fp32.
 struct Encoder {
   const LowPrecision* kernels;
@@ -56,14 +51,14 @@ struct Encoder {
   RowQuantization* quantization;
   int64_t rows;
 
-  Encoder(const KernelTable& table, const PackedHeader& w, int64_t max_rows, Workspace& workspace)
+  Encoder(const KernelTable& table, const PackedHeader& w, int64_t max_rows, Pieces& pieces)
       : kernels(low_precision(table, w)),
         group_units(w.units()),
         unit_bytes(w.unit_bytes),
         k(w.k),
         groups(w.groups),
-        units(reinterpret_cast<char*>(workspace.take(encoded_size(w, max_rows)))),
-        quantization(reinterpret_cast<RowQuantization*>(workspace.take(quantization_size(w, max_rows)))),
+        units(pieces.take<char>(w.is(Compute::float32) ? 0 : max_rows * groups * group_units * unit_bytes)),
+        quantization(pieces.take<RowQuantization>(w.is(Compute::int8) ? max_rows * groups : 0)),
         rows(max_rows) {}
 
   // Rows [first, last) of x, groups [0, groups) of this conv.

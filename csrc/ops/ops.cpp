@@ -1,6 +1,7 @@
 #include "ops/ops.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "ops/conv.h"
@@ -9,19 +10,19 @@
 namespace sbk {
 namespace {
 
-// Tokens per thread up to which threads share weights instead of tokens: fewer rows than this are multiplied faster
-// than weights come from memory.
-constexpr int64_t kFewTokens = 16;
-
 // post_attention_block for few tokens: threads share the weights, not the tokens, so that every weight is read from
 // memory by one thread, and is multiplied with many rows once it is there.
 void post_attention_by_columns(const KernelTable& table, const Parallel& parallel, const PostAttentionBlock& block,
                                Input context, Input residual, int64_t rows, Output y) {
   const int64_t channels = block.post.out_channels(), hidden_channels = block.intermediate.out_channels();
-  Workspace& workspace = Workspace::of<Scope::block>();
-  workspace.reserve(rows * (2 * channels + hidden_channels), 3);
-  const Output h{workspace.take(rows * channels), channels}, sum{workspace.take(rows * channels), channels};
-  const Output hidden{workspace.take(rows * hidden_channels), hidden_channels};
+  struct Scratch {
+    Output h, sum, hidden;
+  };
+  const auto [h, sum, hidden] = Workspace::of<Scope::block>().cut([&](Pieces& pieces) {
+    return Scratch{.h = {pieces.take(rows * channels), channels},
+                   .sum = {pieces.take(rows * channels), channels},
+                   .hidden = {pieces.take(rows * hidden_channels), hidden_channels}};
+  });
   const Input h_in{h.data, channels}, sum_in{sum.data, channels}, hidden_in{hidden.data, hidden_channels};
   shared_conv(table, parallel, block.post, context, rows, Activation::none, residual, sum);
   shared_layer_norm(table, parallel, block.post_norm, sum_in, rows, channels, h);
@@ -43,9 +44,8 @@ void grouped_pointwise_conv_layer_norm(const KernelTable& table, const Parallel&
   const int64_t tile = token_tile(table, rows, parallel.threads);
   parallel_for(parallel, divide_up(rows, tile), [&](int64_t task) {
     const int64_t row = task * tile, n = std::min(tile, rows - row);
-    Workspace& workspace = Workspace::of<Scope::task>();
-    workspace.reserve(encoded_size(*conv.weight, n) + quantization_size(*conv.weight, n), 2);
-    const Encoder encoder(table, *conv.weight, n, workspace);
+    const Encoder encoder =
+        Workspace::of<Scope::task>().cut([&](Pieces& pieces) { return Encoder(table, *conv.weight, n, pieces); });
     const Input tile_x{x.row(row), x.stride};
     encoder.encode(tile_x, 0, n);
     conv_layer_norm(table, conv, norm, encoder.operand(tile_x), {residual.row(row), residual.stride}, n,
@@ -78,20 +78,19 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
       if (convs[j]->weight->groups == convs[i]->weight->groups) shared_with[i] = std::min(shared_with[i], j);
     }
   }
-  Workspace& shared = Workspace::of<Scope::op>();
-  int64_t floats = 0;
-  for (int i = 0; i < 3; i++) {
-    if (shared_with[i] == i)
-      floats += encoded_size(*convs[i]->weight, rows) + quantization_size(*convs[i]->weight, rows);
-  }
-  shared.reserve(floats, 6);
+  const std::array<Encoder, 3> encoders = Workspace::of<Scope::op>().cut([&](Pieces& pieces) {
+    const auto encoder = [&](int i) {
+      return Encoder(table, *convs[i]->weight, shared_with[i] == i ? rows : 0, pieces);
+    };
+    return std::array<Encoder, 3>{encoder(0), encoder(1), encoder(2)};
+  });
   Operand operands[3];
   for (int i = 0; i < 3; i++) {
     if (shared_with[i] != i) {
       operands[i] = operands[shared_with[i]];
       continue;
     }
-    const Encoder encoder(table, *convs[i]->weight, rows, shared);
+    const Encoder& encoder = encoders[i];
     const int64_t tile = token_tile(table, rows, parallel.threads);
     if (encoder.kernels) {
       parallel_for(parallel, divide_up(rows, tile),
@@ -106,17 +105,22 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
     const int64_t h = task / sequences.batch, b = task % sequences.batch;
     const int64_t first = sequences.offsets[b], length = sequences.length(b);
     if (length == 0) return;
-    // A cache line more than needed: see score_stride in kernels/attention.h.
-    const int64_t ldk = round_up(length, layout.lanes) + 16;
-    const int64_t scratch = table.attention_scratch(length, d);
-    const int64_t q_size = low ? floats_of(length * d_units, layout.unit_bytes) : 0;
-    const int64_t v_size = low ? floats_of(divide_up(length, layout.per) * ld, layout.unit_bytes) : 0;
-    const int64_t kt_size = floats_of(d_units * ldk, layout.unit_bytes);
-    Workspace& workspace = Workspace::of<Scope::task>();
-    // The last row of v is read up to whole vectors, which ld covers.
-    workspace.reserve(2 * length * ld + q_size + v_size + kt_size + (is_narrow ? d * ldk : 0) + scratch, 7);
-    const Output qk{workspace.take(length * ld), ld}, v{workspace.take(length * ld), ld};
-    float* kt = workspace.take(kt_size);
+    const int64_t ldk = padded_stride(length, layout.lanes);
+    struct Scratch {
+      Output qk, v;  // the last row of v is read up to whole vectors, which ld covers
+      float *kt, *q_units, *wide, *v_units, *of_attention;
+    };
+    const auto scratch = Workspace::of<Scope::task>().cut([&](Pieces& pieces) {
+      const auto units = [&](int64_t n) { return floats_of(n, layout.unit_bytes); };
+      return Scratch{.qk = {pieces.take(length * ld), ld},
+                     .v = {pieces.take(length * ld), ld},
+                     .kt = pieces.take(units(d_units * ldk)),
+                     .q_units = pieces.take(low ? units(length * d_units) : 0),
+                     .wide = pieces.take(is_narrow ? d * ldk : 0),
+                     .v_units = pieces.take(low ? units(divide_up(length, layout.per) * ld) : 0),
+                     .of_attention = pieces.take(table.attention_scratch(length, d))};
+    });
+    const Output qk = scratch.qk, v = scratch.v;
 
     const auto project = [&](int i, Output y) {
       const Conv& conv = *convs[i];
@@ -125,7 +129,7 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
                   {nullptr, 0}, y);
     };
     // Rows of d floats as rows of units, in place of nothing where products are fp32.
-    const Output units{low ? workspace.take(q_size) : qk.data, low ? d_units : ld};
+    const Output units{low ? scratch.q_units : qk.data, low ? d_units : ld};
     const auto to_units = [&](float factor) {
       if (low == nullptr) return;
       low_precision(table, compute)
@@ -140,17 +144,17 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
     };
     project(1, qk);
     if (is_narrow) {
-      float* wide = workspace.take(d * ldk);
-      table.transpose({.x = qk.data, .ldx = ld, .y = wide, .ldy = ldk, .rows = length, .cols = d});
-      low->stack_rows({.x = wide, .ldx = ldk, .y = kt, .ldy = ldk, .rows = d, .cols = length});
+      table.transpose({.x = qk.data, .ldx = ld, .y = scratch.wide, .ldy = ldk, .rows = length, .cols = d});
+      low->stack_rows({.x = scratch.wide, .ldx = ldk, .y = scratch.kt, .ldy = ldk, .rows = d, .cols = length});
     } else {
       to_units(1.0f);
-      table.transpose({.x = units.data, .ldx = units.stride, .y = kt, .ldy = ldk, .rows = length, .cols = d_units});
+      table.transpose(
+          {.x = units.data, .ldx = units.stride, .y = scratch.kt, .ldy = ldk, .rows = length, .cols = d_units});
     }
     project(2, v);
     float* values = v.data;
     if (low) {
-      values = workspace.take(v_size);
+      values = scratch.v_units;
       low->stack_rows({.x = v.data, .ldx = ld, .y = values, .ldy = ld, .rows = length, .cols = d});
     }
     project(0, qk);
@@ -158,7 +162,7 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
     (low ? low->attention
          : table.attention)({.q = units.data,
                              .ldq = units.stride,
-                             .kt = kt,
+                             .kt = scratch.kt,
                              .ldk = ldk,
                              .v = values,
                              .ldv = ld,
@@ -166,7 +170,7 @@ void attention_block(const KernelTable& table, const Parallel& parallel, const A
                              .mask_row_stride = mask.stride[2],
                              .context = context.row(first) + h * d,
                              .ldc = context.stride,
-                             .scratch = workspace.take(scratch),
+                             .scratch = scratch.of_attention,
                              .rows = length,
                              .keys = length,
                              .d = d,
@@ -192,28 +196,34 @@ void post_attention_block(const KernelTable& table, const Parallel& parallel, co
   // One part of the output conv, as a conv with the groups of that part only.
   PackedHeader part = *down.weight;
   part.groups = down.weight->groups / parts;
-  const auto size = [&](const PackedHeader& w) { return encoded_size(w, tile) + quantization_size(w, tile); };
+  struct Scratch {
+    Output h, hidden, sum;
+    Encoder post, up, down;
+  };
 
   parallel_for(parallel, divide_up(rows, tile), [&](int64_t task) {
     const int64_t row = task * tile, n = std::min(tile, rows - row);
-    Workspace& workspace = Workspace::of<Scope::task>();
-    workspace.reserve(tile * (2 * channels + ldh) + size(*post.weight) + size(*up.weight) + size(part), 9);
-    const Output h{workspace.take(tile * channels), channels}, hidden{workspace.take(tile * ldh), ldh};
-    const Output sum{workspace.take(tile * channels), channels};
-    const Encoder post_encoder(table, *post.weight, tile, workspace), up_encoder(table, *up.weight, tile, workspace),
-        down_encoder(table, part, tile, workspace);
+    const Scratch scratch = Workspace::of<Scope::task>().cut([&](Pieces& pieces) {
+      return Scratch{.h = {pieces.take(tile * channels), channels},
+                     .hidden = {pieces.take(tile * ldh), ldh},
+                     .sum = {pieces.take(tile * channels), channels},
+                     .post = Encoder(table, *post.weight, tile, pieces),
+                     .up = Encoder(table, *up.weight, tile, pieces),
+                     .down = Encoder(table, part, tile, pieces)};
+    });
+    const Output h = scratch.h, hidden = scratch.hidden, sum = scratch.sum;
 
     const Input tile_context{context.row(row), context.stride}, tile_h{h.data, h.stride};
     const Input tile_hidden{hidden.data, hidden.stride};
-    post_encoder.encode(tile_context, 0, n);
-    conv_layer_norm(table, post, block.post_norm, post_encoder.operand(tile_context),
+    scratch.post.encode(tile_context, 0, n);
+    conv_layer_norm(table, post, block.post_norm, scratch.post.operand(tile_context),
                     {residual.row(row), residual.stride}, n, h);
-    up_encoder.encode(tile_h, 0, n);
+    scratch.up.encode(tile_h, 0, n);
     for (int64_t p = 0; p < parts; p++) {
-      conv_blocks(table, up, p * up_blocks, (p + 1) * up_blocks, up_encoder.operand(tile_h), n, block.activation,
+      conv_blocks(table, up, p * up_blocks, (p + 1) * up_blocks, scratch.up.operand(tile_h), n, block.activation,
                   {nullptr, 0}, hidden);
-      down_encoder.encode(tile_hidden, 0, n);
-      conv_blocks(table, down, p * down_blocks, (p + 1) * down_blocks, down_encoder.operand(tile_hidden), n,
+      scratch.down.encode(tile_hidden, 0, n);
+      conv_blocks(table, down, p * down_blocks, (p + 1) * down_blocks, scratch.down.operand(tile_hidden), n,
                   Activation::none, {h.data + p * part_columns, h.stride}, {sum.data + p * part_columns, sum.stride},
                   p * part.groups);
     }
@@ -225,9 +235,7 @@ void encoder_layer(const KernelTable& table, const Parallel& parallel, const Att
                    const PostAttentionBlock& post_attention, Input x, const Sequences& sequences,
                    const AttentionMask& mask, Output y) {
   const int64_t rows = sequences.rows(), channels = attention.query.out_channels();
-  Workspace& workspace = Workspace::of<Scope::layer>();
-  workspace.reserve(rows * channels, 1);
-  const Output context{workspace.take(rows * channels), channels};
+  const Output context{Workspace::of<Scope::layer>().cut_one(rows * channels), channels};
   attention_block(table, parallel, attention, x, sequences, mask, context);
   post_attention_block(table, parallel, post_attention, {context.data, channels}, x, rows, y);
 }

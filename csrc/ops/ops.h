@@ -37,6 +37,15 @@ struct Norm {
   float eps;
 };
 
+// How ops divide their rows between tasks, which also decides how much scratch memory they need.
+//
+// Tokens of a task at most: enough for the weights that a task reads from L2 or L3 to be used often, few enough for a
+// task's activations to stay in L2.
+inline constexpr int64_t kTokenTile = 64;
+// Tokens per thread up to which threads share weights instead of tokens: fewer rows than this are multiplied faster
+// than weights come from memory.
+inline constexpr int64_t kFewTokens = 16;
+
 // y = activation(conv(x)), [rows][out_channels]; x is [rows][in_channels]. y does not overlap x.
 void grouped_pointwise_conv(const KernelTable& table, const Parallel& parallel, const Conv& conv, Input x, int64_t rows,
                             Activation activation, Output y);

@@ -25,8 +25,8 @@ struct Demand {
   void include(const Demand& other);
 };
 
-// What `call`(table, parallel) reserves on `threads` threads. The table has kernels that do nothing; nothing that the
-// call passes to ops is read or written.
+// What `call`(table, parallel) cuts from workspaces on `threads` threads. The table has kernels that do nothing;
+// nothing that the call passes to ops is read or written.
 template <class F>
 Demand measure(const KernelTable& table, int64_t threads, const F& call);
 

@@ -1,10 +1,11 @@
-// Scratch memory of a thread: grows to the largest request and is kept, so that a call costs no page faults; or memory
-// that somebody lends, of a size that was measured before.
+// Scratch memory of a thread. It grows to the largest request and is kept, so that a call costs no page faults. Or it
+// is memory that a caller lends, of a size that was measured before.
 #pragma once
 #include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <new>
 
@@ -19,32 +20,55 @@ inline constexpr std::size_t kCacheLine = 64;
 enum class Scope { task, op, block, layer, model };
 inline constexpr int kScopes = 5;
 
-// A bump allocator over one buffer. reserve() first, then take(); everything taken before is void after the next
-// reserve().
-class Workspace {
+// What Workspace::cut() cuts pieces from, one behind the other.
+class Pieces {
  public:
-  // Makes room for `floats` floats and rounding of `pieces` pieces. Throws std::bad_alloc.
-  void reserve(int64_t floats, int pieces) {
-    const std::size_t bytes = (static_cast<std::size_t>(floats) * sizeof(float)) + (pieces + 1) * kCacheLine;
-    if (bytes > capacity_) grow(bytes);
-    used_ = 0;
+  // `count` values, unspecified, at a 64-byte boundary. Throws std::bad_alloc where it is more than was counted.
+  template <class T = float>
+  T* take(int64_t count) {
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
+    if (bytes > limit_ - used_) throw std::bad_alloc();
+    T* piece = reinterpret_cast<T*>(base_ + used_);
+    used_ += (bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
+    return piece;
   }
 
-  // `floats` floats at a 64-byte boundary, unspecified values.
-  float* take(int64_t floats) {
-    float* p = reinterpret_cast<float*>(base_ + used_);
-    const std::size_t bytes = static_cast<std::size_t>(floats) * sizeof(float);
-    used_ += (bytes + kCacheLine - 1) / kCacheLine * kCacheLine;
-    return p;
+ private:
+  friend class Workspace;
+  Pieces(uintptr_t base, std::size_t limit) : base_(base), limit_(limit) {}
+
+  uintptr_t base_;
+  std::size_t limit_, used_ = 0;  // limit_: a multiple of kCacheLine
+};
+
+// One buffer, which every cut() cuts anew: pieces of the cut before are void then.
+class Workspace {
+ public:
+  // describe(pieces) takes pieces and returns them, in whatever it likes; so does this. It runs twice: first to add up
+  // what it takes, with addresses that must not be used, then with the memory. It must take the same both times.
+  // Throws std::bad_alloc.
+  template <class F>
+  auto cut(const F& describe) {
+    constexpr std::size_t unlimited = std::numeric_limits<std::size_t>::max() / kCacheLine * kCacheLine;
+    Pieces counted(kCacheLine, unlimited);
+    describe(counted);
+    if (counted.used_ > capacity_) grow(counted.used_);
+    Pieces pieces(base_, counted.used_);
+    return describe(pieces);
+  }
+
+  // One piece of `floats` floats.
+  float* cut_one(int64_t floats) {
+    return cut([floats](Pieces& pieces) { return pieces.take(floats); });
   }
 
   // From now on these bytes, 64-byte aligned: what needs more throws std::bad_alloc.
   void lend(std::byte* bytes, std::size_t size) {
     base_ = reinterpret_cast<uintptr_t>(bytes), capacity_ = size, mode_ = Mode::lent;
   }
-  // From now on addresses that nobody may use, for finding out how much a call reserves.
+  // From now on addresses that must not be used, for finding out how much a call cuts.
   void measure() { base_ = kCacheLine, capacity_ = 0, mode_ = Mode::measured; }
-  // The most that was reserved.
+  // The most that was cut, in bytes.
   std::size_t capacity() const { return capacity_; }
 
   // The calling thread's workspace for `scope`. Each is its own: a thread may run tasks of an op that it has started.
@@ -71,7 +95,7 @@ class Workspace {
   };
   std::unique_ptr<std::byte, Free> buffer_;
   uintptr_t base_ = 0;
-  std::size_t capacity_ = 0, used_ = 0;
+  std::size_t capacity_ = 0;
   Mode mode_ = Mode::owned;
 };
 

@@ -12,10 +12,11 @@ constexpr int64_t kQueries = 64;
 struct Head {
   const KernelTable& table;
   const TrainedAttention& attention;
-  int64_t b, h, length, n, d, ld, lds;  // lds: keys rounded up; a cache line more, see score_stride
+  int64_t b, h, length, n, d, ld, lds;  // lds: between rows of scores
   bool in_place;                        // whether a head's columns are whole vectors: others are copied and padded
   bool is_low;                          // whether products are of pairs of bf16, which take the room of a float
   Input q, k, v;                        // [length][d]
+  float* copies[3];                     // [length][ld] of these where not in_place
   float* kt;                            // [units of d][lds]
   float *wide, *encoded;                // [length][ld] and [kQueries][ld], where products are bf16
   float *scores, *dropped;              // [kQueries][lds]
@@ -29,7 +30,7 @@ struct Head {
         n(a.query.n),
         d(a.query.n / a.num_heads),
         ld(round_up(d, t.lanes)),
-        lds(round_up(length, t.lanes) + 16),
+        lds(padded_stride(length, t.lanes)),
         in_place(d == ld),
         is_low(compute == Compute::bfloat16) {}
 
@@ -38,20 +39,18 @@ struct Head {
   // Of the operand B of a product that `rows` rows of a head are, stacked; and of A, kQueries rows encoded.
   int64_t stack_size(int64_t rows) const { return is_low ? divide_up(rows, 2) * ld : 0; }
   int64_t encoded_size() const { return is_low ? kQueries * ld : 0; }
-  int64_t size() const {
-    return 3 * copy_size() + d * lds + (is_low ? length * ld : 0) + encoded_size() + 2 * kQueries * lds;
-  }
-  static constexpr int pieces = 8;
 
-  void take(Workspace& workspace, const AttentionState& state) {
-    q = load(state.q, workspace.take(copy_size()));
-    k = load(state.k, workspace.take(copy_size()));
-    v = load(state.v, workspace.take(copy_size()));
-    kt = workspace.take(d * lds);
-    wide = workspace.take(is_low ? length * ld : 0);
-    encoded = workspace.take(encoded_size());
-    scores = workspace.take(kQueries * lds);
-    dropped = attention.dropout.threshold == 0 ? scores : workspace.take(kQueries * lds);
+  void place(Pieces& pieces) {
+    for (float*& copy : copies) copy = pieces.take(copy_size());
+    kt = pieces.take(d * lds);
+    wide = pieces.take(is_low ? length * ld : 0);
+    encoded = pieces.take(encoded_size());
+    scores = pieces.take(kQueries * lds);
+    dropped = attention.dropout.threshold == 0 ? scores : pieces.take(kQueries * lds);
+  }
+  // Behind place().
+  void read(const AttentionState& state) {
+    q = load(state.q, copies[0]), k = load(state.k, copies[1]), v = load(state.v, copies[2]);
     transpose(k, kt);
   }
   // Where this head's columns of a [rows][n] matrix begin.
@@ -127,20 +126,29 @@ void core_backward(const KernelTable& table, const Parallel& parallel, Compute c
   parallel_for(parallel, attention.num_heads * attention.batch, [&](int64_t task) {
     Head head(table, compute, attention, task);
     const int64_t length = head.length, d = head.d, lds = head.lds, copy = head.copy_size();
-    const int64_t ldt = round_up(kQueries, table.lanes) + 16;
-    Workspace& workspace = Workspace::of<Scope::task>();
-    workspace.reserve(head.size() + 4 * copy + d * lds + kQueries * lds + length * ldt + head.stack_size(length) +
-                          head.stack_size(kQueries),
-                      Head::pieces + 9);
-    head.take(workspace, state);
-    const Input upstream = head.load(grad, workspace.take(copy));
-    const Output dq = head.target(gradients[0], workspace.take(copy));
-    const Output dk = head.target(gradients[1], workspace.take(copy));
-    const Output dv = head.target(gradients[2], workspace.take(copy));
-    float *vt = workspace.take(d * lds), *dscores = workspace.take(kQueries * lds);
-    float* transposed = workspace.take(length * ldt);
-    const Input keys = head.stack(head.k, length, workspace.take(head.stack_size(length)));
-    float* stacked = workspace.take(head.stack_size(kQueries));
+    const int64_t ldt = padded_stride(kQueries, table.lanes);
+    struct Scratch {
+      float *upstream, *dq, *dk, *dv, *vt, *dscores, *transposed, *keys, *stacked;
+    };
+    const Scratch scratch = Workspace::of<Scope::task>().cut([&](Pieces& pieces) {
+      head.place(pieces);
+      return Scratch{.upstream = pieces.take(copy),
+                     .dq = pieces.take(copy),
+                     .dk = pieces.take(copy),
+                     .dv = pieces.take(copy),
+                     .vt = pieces.take(d * lds),
+                     .dscores = pieces.take(kQueries * lds),
+                     .transposed = pieces.take(length * ldt),
+                     .keys = pieces.take(head.stack_size(length)),
+                     .stacked = pieces.take(head.stack_size(kQueries))};
+    });
+    float *vt = scratch.vt, *dscores = scratch.dscores, *transposed = scratch.transposed;
+    head.read(state);
+    const Input upstream = head.load(grad, scratch.upstream);
+    const Output dq = head.target(gradients[0], scratch.dq);
+    const Output dk = head.target(gradients[1], scratch.dk);
+    const Output dv = head.target(gradients[2], scratch.dv);
+    const Input keys = head.stack(head.k, length, scratch.keys);
     head.transpose(head.v, vt);
     for (int64_t first = 0; first < length; first += kQueries) {
       const int64_t rows = std::min(kQueries, length - first);
@@ -149,7 +157,7 @@ void core_backward(const KernelTable& table, const Parallel& parallel, Compute c
       const auto add_product = [&](const float* x, Input y, Output sum) {
         table.transpose({.x = x, .ldx = lds, .y = transposed, .ldy = ldt, .rows = rows, .cols = length});
         const Input a = head.encode({transposed, ldt}, length, rows, {transposed, ldt});
-        head.multiply(a, head.stack(y, rows, stacked), sum, length, rows, d, first > 0);
+        head.multiply(a, head.stack(y, rows, scratch.stacked), sum, length, rows, d, first > 0);
       };
       head.probabilities(first, rows);
       add_product(head.dropped, block, dv);
@@ -182,11 +190,16 @@ void attention_forward(const KernelTable& table, const Parallel& parallel, Compu
     trained_conv(table, parallel, compute, *convs[i], x, rows, {nullptr, 0}, {projected[i], n});
   parallel_for(parallel, attention.num_heads * attention.batch, [&](int64_t task) {
     Head head(table, compute, attention, task);
-    Workspace& workspace = Workspace::of<Scope::task>();
-    workspace.reserve(head.size() + head.copy_size() + head.stack_size(head.length), Head::pieces + 2);
-    head.take(workspace, state);
-    const Input values = head.stack(head.v, head.length, workspace.take(head.stack_size(head.length)));
-    const Output out = head.target(context.data, workspace.take(head.copy_size()));
+    struct Scratch {
+      float *values, *out;
+    };
+    const Scratch scratch = Workspace::of<Scope::task>().cut([&](Pieces& pieces) {
+      head.place(pieces);
+      return Scratch{.values = pieces.take(head.stack_size(head.length)), .out = pieces.take(head.copy_size())};
+    });
+    head.read(state);
+    const Input values = head.stack(head.v, head.length, scratch.values);
+    const Output out = head.target(context.data, scratch.out);
     for (int64_t first = 0; first < head.length; first += kQueries) {
       const int64_t queries = std::min(kQueries, head.length - first);
       head.probabilities(first, queries);
@@ -203,9 +216,10 @@ void attention_backward(const KernelTable& table, const Parallel& parallel, Comp
                         const ConvGradients (&gradients)[3], Output dx) {
   const int64_t rows = attention.rows(), n = attention.query.n;
   compute = training_compute(table, compute);
-  Workspace& workspace = Workspace::of<Scope::layer>();
-  workspace.reserve(3 * rows * n, 3);
-  float* const projected[3] = {workspace.take(rows * n), workspace.take(rows * n), workspace.take(rows * n)};
+  float* projected[3];
+  Workspace::of<Scope::layer>().cut([&](Pieces& pieces) {
+    for (float*& gradient : projected) gradient = pieces.take(rows * n);
+  });
   if (rows > 0) core_backward(table, parallel, compute, attention, state, grad.data, projected);
   const TrainedConv* convs[3] = {&attention.query, &attention.key, &attention.value};
   ConvBackward backward[3];

@@ -14,6 +14,9 @@ int64_t token_chunk(Compute compute) { return compute == Compute::float32 ? 256 
 // Rows of a weight's gradient per task: their gradients, transposed, stay in L2.
 constexpr int64_t kGradientRows = 64;
 
+// Lanes of the widest vector of any tier: chunks of tokens are whole vectors everywhere, and so the same.
+constexpr int64_t kMostLanes = 16;
+
 // A task's share of tokens where a row is the work of a few microseconds.
 constexpr int64_t kRowTile = 32;
 
@@ -64,9 +67,7 @@ void pack_transposed(const KernelTable& table, const Parallel& parallel, const P
   for_each_panel(parallel, h, [&](const PanelToFill& p) {
     Input units{weight + p.first * h.k, h.k};
     if (h.is(Compute::bfloat16)) {
-      Workspace& workspace = Workspace::of<Scope::task>();
-      workspace.reserve(p.width * h.units(), 1);
-      float* encoded = workspace.take(p.width * h.units());
+      float* encoded = Workspace::of<Scope::task>().cut_one(p.width * h.units());
       table.bfloat16.encode({.x = units.data,
                              .ldx = h.k,
                              .y = encoded,
@@ -93,14 +94,11 @@ void add_weight_gradient(const KernelTable& table, const Parallel& parallel, con
   const PackedHeader& x = *panels.header;
   const int64_t rows_of_group = conv.n / conv.groups, blocks_of_group = conv.k / x.block;
   const int64_t tasks_of_group = divide_up(rows_of_group, kGradientRows);
-  // A cache line more, or the rows of a tile would all be in the same set of L1.
-  const int64_t lda = round_up(tokens, 16) + 16;
+  const int64_t lda = padded_stride(tokens, kMostLanes);
   parallel_for(parallel, conv.groups * tasks_of_group, [&](int64_t task) {
     const int64_t group = task / tasks_of_group, first = task % tasks_of_group * kGradientRows;
     const int64_t row = group * rows_of_group + first, rows = std::min(kGradientRows, rows_of_group - first);
-    Workspace& workspace = Workspace::of<Scope::task>();
-    workspace.reserve(kGradientRows * lda, 1);
-    float* a = workspace.take(kGradientRows * lda);
+    float* a = Workspace::of<Scope::task>().cut_one(kGradientRows * lda);
     table.transpose({.x = grad.data + row, .ldx = grad.stride, .y = a, .ldy = lda, .rows = tokens, .cols = rows});
     if (out.bias) {
       table.training.sum_rows(
@@ -124,9 +122,9 @@ Compute training_compute(const KernelTable& table, Compute wanted) {
   return wanted == Compute::bfloat16 && table.training.gemm_bfloat16 ? Compute::bfloat16 : Compute::float32;
 }
 
-Panels::Panels(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups, Workspace& workspace) {
+Panels::Panels(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups, float* room) {
   const PackedHeader h = section_header(table.layout, {nullptr, WeightType::float32, n, k, groups}, 0, compute);
-  header = reinterpret_cast<PackedHeader*>(workspace.take(section_floats(h)));
+  header = reinterpret_cast<PackedHeader*>(room);
   *header = h;
 }
 
@@ -140,30 +138,28 @@ int64_t weight_panels_size(const KernelTable& table, Compute compute, const Trai
 }
 
 Conv pack_weight(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv,
-                 bool is_input_gradient, Workspace& workspace) {
+                 bool is_input_gradient, float* room) {
   if (is_input_gradient) {
-    const Panels panels(table, compute, conv.in_channels(), conv.n / conv.groups, conv.groups, workspace);
+    const Panels panels(table, compute, conv.in_channels(), conv.n / conv.groups, conv.groups, room);
     pack_rows(table, parallel, panels, {conv.weight, conv.k}, true);
     return panels.conv();
   }
-  const Panels panels(table, compute, conv.n, conv.k, conv.groups, workspace);
+  const Panels panels(table, compute, conv.n, conv.k, conv.groups, room);
   pack_transposed(table, parallel, panels, conv.weight);
   return panels.conv(conv.bias);
 }
 
 void trained_conv(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv, Input x,
                   int64_t rows, Input residual, Output y) {
-  Workspace& workspace = Workspace::of<Scope::block>();
-  workspace.reserve(weight_panels_size(table, compute, conv, false), 1);
-  const Conv packed = pack_weight(table, parallel, compute, conv, false, workspace);
+  float* room = Workspace::of<Scope::block>().cut_one(weight_panels_size(table, compute, conv, false));
+  const Conv packed = pack_weight(table, parallel, compute, conv, false, room);
   shared_conv(table, parallel, packed, x, rows, Activation::none, residual, y);
 }
 
 void conv_input_gradient(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv,
                          Input grad, int64_t rows, Input residual, Output dx) {
-  Workspace& workspace = Workspace::of<Scope::block>();
-  workspace.reserve(weight_panels_size(table, compute, conv, true), 1);
-  const Conv packed = pack_weight(table, parallel, compute, conv, true, workspace);
+  float* room = Workspace::of<Scope::block>().cut_one(weight_panels_size(table, compute, conv, true));
+  const Conv packed = pack_weight(table, parallel, compute, conv, true, room);
   shared_conv(table, parallel, packed, grad, rows, Activation::none, residual, dx);
 }
 
@@ -182,8 +178,7 @@ void conv_backward(const KernelTable& table, const Parallel& parallel, Compute c
     return;
   }
   const int64_t chunks = divide_up(rows, token_chunk(compute));
-  const int64_t chunk = round_up(divide_up(rows, chunks), 16);
-  Workspace& workspace = Workspace::of<Scope::block>();
+  const int64_t chunk = round_up(divide_up(rows, chunks), kMostLanes);
   const auto is_wanted = [&](int64_t i) { return convs[i].gradients.weight || convs[i].gradients.bias; };
   // Convs with equal groups read the same panels of x: those of the first of them.
   const auto first_like = [&](int64_t i) {
@@ -196,8 +191,8 @@ void conv_backward(const KernelTable& table, const Parallel& parallel, Compute c
     for (int64_t i = 0; i < count; i++) {
       if (!is_wanted(i) || first_like(i) != i) continue;
       const int64_t channels = convs[i].conv.in_channels(), groups = convs[i].conv.groups;
-      workspace.reserve(Panels::size(table, compute, channels, tokens, groups), 1);
-      const Panels panels(table, compute, channels, tokens, groups, workspace);
+      float* room = Workspace::of<Scope::block>().cut_one(Panels::size(table, compute, channels, tokens, groups));
+      const Panels panels(table, compute, channels, tokens, groups, room);
       pack_rows(table, parallel, panels, {x.row(token), x.stride}, false);
       for (int64_t j = i; j < count; j++) {
         if (!is_wanted(j) || first_like(j) != i) continue;

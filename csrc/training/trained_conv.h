@@ -12,17 +12,18 @@ Compute training_compute(const KernelTable& table, Compute wanted);
 struct Panels {
   PackedHeader* header;
 
-  // Room for it in `workspace`: size(...) floats.
-  Panels(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups, Workspace& workspace);
+  // In `room`, size(...) floats at a 64-byte boundary.
+  Panels(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups, float* room);
   static int64_t size(const KernelTable& table, Compute compute, int64_t n, int64_t k, int64_t groups);
 
   Conv conv(const float* bias = nullptr) const { return {header, bias}; }
 };
 
-// The panels that compute y = conv(x), or with `is_input_gradient` dx = grad W.
+// The panels that compute y = conv(x), or with `is_input_gradient` dx = grad W. `room` is weight_panels_size(...)
+// floats at a 64-byte boundary.
 int64_t weight_panels_size(const KernelTable& table, Compute compute, const TrainedConv& conv, bool is_input_gradient);
 Conv pack_weight(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv,
-                 bool is_input_gradient, Workspace& workspace);
+                 bool is_input_gradient, float* room);
 
 // y = conv(x) + residual, which may be y; no data: none. Scratch: Scope::block, op and task.
 void trained_conv(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedConv& conv, Input x,

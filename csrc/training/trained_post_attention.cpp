@@ -4,8 +4,13 @@ namespace sbk {
 namespace {
 
 // Rows of a task, which are also those of a partial sum of gamma's and beta's gradients: a number that depends on the
-// rows alone, so that results do not depend on threads. At least 16 tasks where there are rows for them.
-int64_t tile_of(int64_t rows) { return std::clamp<int64_t>(round_up(divide_up(rows, 16), 8), 8, 64); }
+// rows alone, so that results do not depend on threads.
+int64_t tile_of(int64_t rows) {
+  constexpr int64_t kTasks = 16;     // where there are rows for them: work for as many threads
+  constexpr int64_t kTileRows = 8;   // the tallest register tile
+  constexpr int64_t kMostRows = 64;  // as in inference (kTokenTile)
+  return std::clamp(round_up(divide_up(rows, kTasks), kTileRows), kTileRows, kMostRows);
+}
 
 // A packed conv, or the gradient of its input, over the rows of a tile.
 struct TileConv {
@@ -13,10 +18,8 @@ struct TileConv {
   const Conv& conv;
   Encoder encoder;
 
-  TileConv(const KernelTable& t, const Conv& c, int64_t tile, Workspace& workspace)
-      : table(t), conv(c), encoder(t, *c.weight, tile, workspace) {}
-  static int64_t size(const Conv& c, int64_t tile) { return encoded_size(*c.weight, tile); }
-  static constexpr int pieces = 2;
+  TileConv(const KernelTable& t, const Conv& c, int64_t tile, Pieces& pieces)
+      : table(t), conv(c), encoder(t, *c.weight, tile, pieces) {}
 
   Operand encode(Input x, int64_t rows) const {
     encoder.encode(x, 0, rows);
@@ -34,13 +37,15 @@ struct PackedBlock {
   PackedBlock(const KernelTable& table, const Parallel& parallel, Compute compute, const TrainedPostAttention& block,
               bool is_input_gradient) {
     const TrainedConv* convs[] = {&block.post, &block.intermediate, &block.output};
-    Workspace& workspace = Workspace::of<Scope::block>();
-    int64_t floats = 0;
-    for (const TrainedConv* conv : convs) floats += weight_panels_size(table, compute, *conv, is_input_gradient);
-    workspace.reserve(floats, 3);
     Conv* packed[] = {&post, &up, &down};
+    float* room[3];
+    Workspace::of<Scope::block>().cut([&](Pieces& pieces) {
+      for (int i = 0; i < 3; i++) {
+        room[i] = pieces.take(weight_panels_size(table, compute, *convs[i], is_input_gradient));
+      }
+    });
     for (int i = 0; i < 3; i++) {
-      *packed[i] = pack_weight(table, parallel, compute, *convs[i], is_input_gradient, workspace);
+      *packed[i] = pack_weight(table, parallel, compute, *convs[i], is_input_gradient, room[i]);
     }
   }
 };
@@ -50,22 +55,13 @@ struct BlockTile {
   Output matrix;
   TileConv post, up, down;
 
-  BlockTile(const KernelTable& table, const PackedBlock& packed, int64_t tile, int64_t columns)
-      : BlockTile(table, packed, tile, columns, reserved(packed, tile, columns)) {}
-
- private:
-  BlockTile(const KernelTable& table, const PackedBlock& packed, int64_t tile, int64_t columns, Workspace& workspace)
-      : matrix{workspace.take(tile * columns), columns},
-        post(table, packed.post, tile, workspace),
-        up(table, packed.up, tile, workspace),
-        down(table, packed.down, tile, workspace) {}
-
-  static Workspace& reserved(const PackedBlock& packed, int64_t tile, int64_t columns) {
-    Workspace& workspace = Workspace::of<Scope::task>();
-    workspace.reserve(tile * columns + TileConv::size(packed.post, tile) + TileConv::size(packed.up, tile) +
-                          TileConv::size(packed.down, tile),
-                      1 + 3 * TileConv::pieces);
-    return workspace;
+  static BlockTile of(const KernelTable& table, const PackedBlock& packed, int64_t tile, int64_t columns) {
+    return Workspace::of<Scope::task>().cut([&](Pieces& pieces) {
+      return BlockTile{.matrix = {pieces.take(tile * columns), columns},
+                       .post = TileConv(table, packed.post, tile, pieces),
+                       .up = TileConv(table, packed.up, tile, pieces),
+                       .down = TileConv(table, packed.down, tile, pieces)};
+    });
   }
 };
 
@@ -152,7 +148,7 @@ void post_attention_forward(const KernelTable& table, const Parallel& parallel, 
   const Tiles tiles{rows, tile_of(rows)};
   parallel_for(parallel, tiles.count(), [&](int64_t task) {
     const int64_t row = task * tiles.tile, count = tiles.rows_of(task);
-    const BlockTile tile(table, packed, tiles.tile, wide);
+    const BlockTile tile = BlockTile::of(table, packed, tiles.tile, wide);
     const Output hidden = tile.matrix;
     const Output post_sum{state.post_sum + row * n, n}, h{state.h + row * n, n}, z{state.z + row * wide, wide};
     const Output output_sum{state.output_sum + row * n, n};
@@ -183,17 +179,26 @@ void post_attention_backward(const KernelTable& table, const Parallel& parallel,
   compute = training_compute(table, compute);
   const int64_t n = block.post.n, wide = block.intermediate.n;
   const Tiles tiles{rows, tile_of(rows)};
-  Workspace& layer = Workspace::of<Scope::layer>();
-  layer.reserve(2 * rows * (n + wide) + 4 * tiles.count() * n, 6);
-  // Gradients of the results of the three convs, and what the last of them read.
-  const Output post_grad{layer.take(rows * n), n}, output_grad{layer.take(rows * n), n};
-  const Output dz{layer.take(rows * wide), wide}, hidden{layer.take(rows * wide), wide};
-  float *post_partial = layer.take(2 * tiles.count() * n), *output_partial = layer.take(2 * tiles.count() * n);
+  struct Scratch {
+    Output post_grad, output_grad, dz, hidden;  // gradients of the results of the three convs; what the last one read
+    float *post_partial, *output_partial;
+  };
+  const Scratch scratch = Workspace::of<Scope::layer>().cut([&](Pieces& pieces) {
+    return Scratch{.post_grad = {pieces.take(rows * n), n},
+                   .output_grad = {pieces.take(rows * n), n},
+                   .dz = {pieces.take(rows * wide), wide},
+                   .hidden = {pieces.take(rows * wide), wide},
+                   .post_partial = pieces.take(2 * tiles.count() * n),
+                   .output_partial = pieces.take(2 * tiles.count() * n)};
+  });
+  const Output post_grad = scratch.post_grad, output_grad = scratch.output_grad;
+  const Output dz = scratch.dz, hidden = scratch.hidden;
+  float *post_partial = scratch.post_partial, *output_partial = scratch.output_partial;
   const PackedBlock packed(table, parallel, compute, block, true);
 
   parallel_for(parallel, tiles.count(), [&](int64_t task) {
     const int64_t row = task * tiles.tile, count = tiles.rows_of(task);
-    const BlockTile tile(table, packed, tiles.tile, n);
+    const BlockTile tile = BlockTile::of(table, packed, tiles.tile, n);
     const Output sum = tile.matrix;
     const Input none{nullptr, 0};
     const Output tile_output = from(output_grad, row), tile_post = from(post_grad, row);
