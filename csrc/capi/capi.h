@@ -1,4 +1,6 @@
-// What the files of the C ABI share: handles, and how exceptions become a status and a message.
+// capi/ is the room of the C library: include/squeezebert_kernels.h over ops/ and model/.
+//
+// This file: what the others share, handles, and how exceptions become a status and a message.
 #pragma once
 #include <memory>
 #include <optional>

@@ -126,7 +126,7 @@ SBK_API sbk_status sbk_model_load(const char* path, const sbk_load_options* opti
 SBK_API void sbk_model_free(sbk_model* model);
 
 /* Writes a .sbk file: self-describing, versioned, checksummed; weights packed as they are in memory, at 64-byte
- * boundaries. Written beside `path` first and renamed, so that nobody sees half a file. */
+ * boundaries. Written beside `path` first and then renamed: no reader sees half a file. */
 SBK_API sbk_status sbk_model_save(const sbk_model* model, const char* path);
 
 typedef struct sbk_model_info {

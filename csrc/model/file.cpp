@@ -32,7 +32,7 @@ bool has_mode(const std::string& path, mode_t mode) {
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) {
-  // Not blocking: opening a pipe would wait for somebody to write to it.
+  // Not blocking: otherwise opening a pipe waits until another process writes to it.
   const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   struct stat info;
   if (file.fd < 0 || fstat(file.fd, &info) != 0) fail_io("read", path);

@@ -1,4 +1,6 @@
-// A SqueezeBERT or BERT model without torch: its weights by their places in the network, and how they are found.
+// model/ is the room of models without torch: files, configuration, weights, tokenizer and the forward pass.
+//
+// This file: a SqueezeBERT or BERT model, its weights by their places in the network, and how they are found.
 #pragma once
 #include <memory>
 #include <optional>

@@ -13,7 +13,8 @@ uint64_t round_up_to_line(uint64_t n) { return (n + kCacheLine - 1) / kCacheLine
 
 std::string shape_text(int64_t rows, int64_t columns) { return text("[", rows, ", ", columns, "]"); }
 
-// Without the fingerprint of what was packed, which nobody will compare: files depend on what they hold alone.
+// Leaves out the fingerprint of the unpacked weight. It is never compared here, and a file must depend on its contents
+// alone.
 void pack_into(std::byte* out, const TierLayout& layout, const Weight& weight, int64_t num_heads,
                const Parallel& parallel, Compute compute) {
   pack(layout, weight, num_heads, out, parallel, compute);

@@ -1,4 +1,6 @@
-// The ops over whole tensors: blocking and parallelism around the kernels. Arguments are checked by the frontends.
+// ops/ is the room of what is computed in inference: operations over whole tensors (this file, conv.h) and their packed
+// weights (packed.h, values.h). It divides tensors into blocks and shares them between threads; the arithmetic is in
+// kernels/. The frontends, torch/ and capi/, check arguments.
 //
 // All activations are fp32 and token-major: row r of a tensor starts at data + r * stride. Every function is
 // thread-safe; scratch memory is the calling threads' (runtime/workspace.h), std::bad_alloc is the only exception.

@@ -1,5 +1,5 @@
-// The peak of a tier: its multiply-add instruction on registers alone, all ports busy. What a kernel is held against is
-// measured right beside it, because clocks and neighbours change.
+// peak/ is the room of the peak of each tier: its multiply-add instruction on registers alone, all ports busy. What a
+// kernel is held against is measured right beside it, because clocks and neighbours change.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -34,7 +34,7 @@ class Executor {
  public:
   // `threads` >= 1 wide; on `cpus` if there are any. Throws std::bad_alloc.
   Executor(int threads, const std::vector<int>& cpus);
-  // On the pool of somebody else: run as in runtime/parallel.h.
+  // On the caller's own pool: run as in runtime/parallel.h.
   Executor(int threads, void (*run)(void*, int64_t, Parallel::Task, void*), void* pool);
 
   int threads() const { return threads_; }
@@ -62,7 +62,7 @@ class Executor {
     std::atomic<bool>& busy;
     ~Release() { busy.store(false, std::memory_order_release); }
   };
-  // Workspaces of a thread: 0 is the caller's, the others are taken by whoever runs a range of tasks.
+  // Workspaces of a thread. Slot 0 is the caller's. A thread that runs a range of tasks takes one of the others.
   struct Slot {
     Workspaces workspaces;
     std::atomic<bool> taken = false;

@@ -1,4 +1,7 @@
-// The one way in which the core spreads work over threads: a hook that each frontend provides.
+// runtime/ is the room of what runs work: threads (this file and pool.h), scratch memory (workspace.h, huge_pages.h),
+// the two together for one caller (executor.h), and what the machine has (cpu.h, topology.h). It knows no operation.
+//
+// This file: the one way in which ops spread work over threads, a hook that each frontend provides.
 #pragma once
 #include <cstdint>
 

@@ -147,8 +147,9 @@ void ThreadPool::run(void* context, int64_t n, Parallel::Task task, void* arg) {
   pool.n_ = n;
   pool.step_ = std::max<int64_t>(1, n / (pool.threads() * kRangesPerThread));
   pool.next_ = 0;
-  // The next number, open, nobody inside. Exchanged, here as below: QEMU on x86 lets the load behind a store, which the
-  // other side's wake-up depends on, go first, although the store and the load are sequentially consistent.
+  // The run gets the next number and opens, with no worker in it. The state is exchanged, not stored, here and below:
+  // the other side's wake-up depends on this write before the load that follows, and QEMU on x86 lets a load pass a
+  // store, although both are sequentially consistent.
   pool.state_.exchange((run_of(pool.state_.load()) + 1) * kRun | kOpen);
   const int64_t wanted = std::min({n - 1, pool.threads() - 1, pool.sleepers_.load()});
   if (wanted > 0) {
@@ -156,7 +157,7 @@ void ThreadPool::run(void* context, int64_t n, Parallel::Task task, void* arg) {
     for (int64_t i = 0; i < wanted; i++) pool.sleep_->work.notify_one();
   }
   pool.work();
-  // Closed: whoever is inside finishes, nobody else comes.
+  // Closed: workers that are in the run finish, and no other enters.
   pool.state_.fetch_and(~kOpen);
   const auto empty = [&pool] { return inside(pool.state_.load()) == 0; };
   if (!pool.spin(empty)) {

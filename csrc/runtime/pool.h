@@ -15,9 +15,9 @@
 
 namespace sbk {
 
-// `threads` - 1 workers; whoever calls run() is the last thread. Work is handed out in ranges, to whoever is free: big
-// and little cores, or a core that another program wants, do as much as they can. Idle workers look for work for some
-// 50 us, since ops follow one another closely, and then sleep.
+// `threads` - 1 workers. The thread that calls run() is the last one. A thread that is free takes the next range of
+// tasks: so a little core, or a core that another program wants, does less. Idle workers look for work for some 50 us,
+// since ops follow one another closely, and then sleep.
 //
 // - One run at a time: a run that finds the pool busy, from another thread or from within a task, is done by its caller
 //   alone. So nothing waits for anything but its own tasks, and nothing can deadlock.
@@ -59,7 +59,7 @@ class ThreadPool {
   pid_t process_;
   std::atomic<int64_t> pinned_{0};
 
-  // The run, written while it is closed and nobody is in it.
+  // The run, written while it is closed and no thread works on it.
   Parallel::Task task_ = nullptr;
   void* arg_ = nullptr;
   int64_t n_ = 0, step_ = 1;

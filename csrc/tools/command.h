@@ -1,4 +1,6 @@
-// What the programs share: arguments, errors, JSON, and handles of the C interface that free themselves.
+// tools/ is the room of the programs sbk-run and sbk-bench, which use the C interface as any program would.
+//
+// This file: what they share, arguments, errors, JSON, and handles of the C interface that free themselves.
 #pragma once
 #include <cstdint>
 #include <memory>

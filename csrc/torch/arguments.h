@@ -1,6 +1,8 @@
-// The arguments of the torch ops, checked and kept alive for as long as an op runs. Python says what is wrong with an
-// argument in better messages (squeezebert_kernels/validation.py); the checks here keep a direct call through torch.ops
-// from reading out of bounds.
+// torch/ is the room of the torch ops over ops/ and training/: the only one that includes torch's headers.
+//
+// This file: the arguments of the ops, checked and kept alive for as long as an op runs. Python says what is wrong with
+// an argument in better messages (squeezebert_kernels/validation.py). The checks here keep a direct call through
+// torch.ops from reading out of bounds.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

@@ -220,7 +220,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_block_train(
                                     {v_weight, v_bias, v_groups}, mask, seed, num_heads, dropout_p);
   const std::vector<int64_t> sizes = with_channels(x, a.q.n());
   Result context(x, sizes), q = Result::state(x, sizes), k = Result::state(x, sizes), v = Result::state(x, sizes);
-  Tensor lse = torch::stable::new_empty(x, {0}, ScalarType::Float);  // probabilities are computed again without
+  // lse, the log-sum-exp of each row of scores, is state of the GPU's kernels only. Gradients here compute
+  // probabilities again without it.
+  Tensor lse = torch::stable::new_empty(x, {0}, ScalarType::Float);
   sbk::attention_forward(table(), torch_parallel(), training_compute(dtype), a.attention(), a.x.matrix(),
                          {q.data(), k.data(), v.data()}, {context.data(), a.q.n()});
   return {context.finish(), q.finish(), k.finish(), v.finish(), lse};

@@ -1,4 +1,5 @@
-// Training: forward passes that leave what gradients need, and the gradients, over whole tensors.
+// training/ is the room of what is computed in training: forward passes that keep what gradients need, and the
+// gradients, over whole tensors. This file has all that frontends call.
 //
 // All tensors are fp32, token-major and contiguous. `compute` is what convolutions multiply in, fp32 or bf16 (fp32
 // where the tier has no instruction for it); sums, and everything else, are fp32. Results depend neither on the number

@@ -27,7 +27,7 @@ struct Uniform {
   sbk::Sequences sequences() const { return {static_cast<int64_t>(offsets.size()) - 1, offsets.data()}; }
 };
 
-// A grouped conv [n][k] with random weights, in guarded memory that nobody may write to.
+// A grouped conv [n][k] with random weights, in guarded memory that must not be written to.
 struct RandomConv {
   int64_t n, k, groups;
   std::vector<float> w;

@@ -1,4 +1,5 @@
-// runtime/pool.h: every index once, whoever calls, whatever is missing. Also meant for ThreadSanitizer (make tsan).
+// runtime/pool.h: every index is run once, from any thread, and with any threads missing. Also meant for
+// ThreadSanitizer (make tsan).
 #include "runtime/pool.h"
 
 #include <sys/wait.h>
