@@ -144,8 +144,8 @@ sbk::Dropout dropout_from(const OptionalTensor& seed, sbk::DropoutSite site, dou
 }
 
 Tensor dropout_factors(const Tensor& seed, int64_t site, int64_t rows, int64_t columns, double p) {
-  SBK_CHECK_ARGUMENT(site >= 0 && site < 3 && rows >= 0 && columns >= 0, "there is no dropout site ", site, " of ",
-                     rows, " x ", columns);
+  SBK_CHECK_ARGUMENT(site >= 0 && site < sbk::kDropoutSites && rows >= 0 && columns >= 0, "there is no dropout site ",
+                     site, " of ", rows, " x ", columns);
   const sbk::Dropout dropout = dropout_from(seed, static_cast<sbk::DropoutSite>(site), p);
   Tensor factors = torch::stable::new_empty(seed, {rows, columns}, ScalarType::Float);
   sbk::dropout_factors(table(), torch_parallel(), dropout, rows, columns, mutable_floats(factors));

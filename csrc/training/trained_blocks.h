@@ -46,8 +46,10 @@ struct ConvBackward {
 void conv_backward(const KernelTable& table, const Parallel& parallel, Compute compute, const ConvBackward* convs,
                    int64_t count, Input x, int64_t rows, Output dx);
 
-// The dropout of a model that this is, for the counter of the generator.
-enum class DropoutSite : uint32_t { probabilities, post, output };
+// The places in a layer where values are dropped. The numbers are part of the generator's counter (kernels/table.h,
+// Dropout), of ops.dropout_factors, and of the Triton kernels: squeezebert_kernels/_native.py has the same.
+enum class DropoutSite : uint32_t { probabilities = 0, post = 1, output = 2 };
+inline constexpr int64_t kDropoutSites = 3;
 
 // The dropout that keeps with probability 1 - p, 0 <= p <= 1.
 Dropout dropout_of(uint64_t seed, DropoutSite site, double p);
