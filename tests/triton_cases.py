@@ -425,6 +425,9 @@ def run(name, function, dtype, options):
 
 
 def main(names):
+    from support.triton_interpreter import remember_builtins
+
+    remember_builtins()
     warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy: exp of -inf, division by 0 and the like
     torch.use_deterministic_algorithms(True)  # fills what is left uninitialised with NaNs
     found = cases()

@@ -376,6 +376,9 @@ def cases():
 
 
 def main(names):
+    from support.triton_interpreter import remember_builtins
+
+    remember_builtins()
     warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy: exp of -inf, overflows of Philox and the like
     torch.use_deterministic_algorithms(True)  # fills what is left uninitialised with NaNs
     found = cases()
