@@ -1,36 +1,19 @@
 """The Triton kernels compiled for GPUs that are not here: every shipped configuration, by bench/gpu/ahead.py."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from support import ahead
 
-AHEAD = Path(__file__).resolve().parents[1] / "bench" / "gpu" / "ahead.py"
-# float16 differs from bfloat16 in an operand of an instruction: once is enough.
-RUNS = (("sm_80,sm_86", "bf16,fp32"), ("sm_90", "bf16,fp16,fp32"))
 KERNELS = {"conv", "conv_residual", "qkv", "ffn", "attention", "flash"}
 # Programs of at least 64 rows run on Hopper's own matrix instructions.
 HOPPER = "HGMMA"
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not AHEAD.exists(), reason="not a source tree")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ahead.AHEAD.exists(), reason="not a source tree")]
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+def compiled():
     """Everything that was compiled, and what was printed."""
-    folder, results, printed = tmp_path_factory.mktemp("ahead"), [], ""
-    environment = os.environ | {"TRITON_CACHE_DIR": str(folder / "cache")}
-    for archs, dtypes in RUNS:
-        file = folder / "results.json"
-        command = [sys.executable, AHEAD, "--arch", archs, "--dtypes", dtypes, "--json", file, "--markdown"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        results += json.loads(file.read_text())
-        printed += done.stdout
-    return results, printed
+    return ahead.shipped()
 
 
 def test_nothing_spills_and_all_fits(compiled):
@@ -51,7 +34,7 @@ def test_matrix_instructions(compiled):
 
 def test_every_kernel_of_every_file(compiled):
     found = {(r["arch"], r["dtype"], r["kernel"]) for r in compiled[0]}
-    for archs, dtypes in RUNS:
+    for archs, dtypes in ahead.RUNS:
         for arch in archs.split(","):
             for dtype in dtypes.split(","):
                 assert {kernel for a, d, kernel in found if (a, d) == (arch, dtype)} == KERNELS
@@ -63,14 +46,40 @@ def test_the_table_is_that_of_the_results(compiled):
     assert len(rows) == len(results)
 
 
+CODE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import ahead
+config = dict(FUSED=1, BLOCK_M=128, BLOCK_H=128, CHUNK=128, num_warps=8, num_stages=2)
+job = ahead.Job("sm_90", "bf16", "ffn", config, 8192)
+"""
+
+
 def test_a_kernel_that_spills_is_a_fault():
+    code = CODE + "print(ahead.faults(*ahead.compile_all([job], Path(sys.argv[2]))))"
+    printed = ahead.run("-c", code, ahead.AHEAD.parent, ahead.CACHE)
+    assert "spills" in printed
+    assert "shared memory" in printed
+
+
+def test_outcomes_are_kept_for_what_has_not_changed(tmp_path):
+    """The name of an outcome changes with whatever it depends on; what is kept under a name is taken as it is."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import ahead\n"
-        "config = dict(FUSED=1, BLOCK_M=128, BLOCK_H=128, CHUNK=128, num_warps=8, num_stages=2)\n"
-        "print(ahead.faults(ahead.compile_one(ahead.Job('sm_90', 'bf16', 'ffn', config, 8192))))\n"
+        CODE
+        + """
+from unittest import mock
+names = [ahead._key(job), ahead._key(job._replace(arch="sm_80")), ahead._key(job._replace(dtype="fp16"))]
+names += [ahead._key(job._replace(config={**config, name: 16})) for name in ("BLOCK_M", "num_stages", "num_warps")]
+with mock.patch.object(ahead.triton, "__version__", "0"):
+    names.append(ahead._key(job))
+kernel = ahead._plan(job).source.fn
+kernel._unsafe_update_src(kernel.src.replace("0.0", "1.0"))
+names.append(ahead._key(job))
+assert len(set(names)) == 8, names
+kept = ahead.Compiled("sm_90", "bf16", "ffn", "as kept", 1, 2, 3, "4")
+(Path(sys.argv[2]) / (names[-1] + ".json")).write_text(ahead.json.dumps(kept._asdict()))
+assert ahead.compile_all([job], Path(sys.argv[2])) == [kept]
+"""
     )
-    command = [sys.executable, "-c", code, str(AHEAD.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "spills" in done.stdout
-    assert "shared memory" in done.stdout
+    ahead.run("-c", code, ahead.AHEAD.parent, tmp_path)

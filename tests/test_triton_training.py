@@ -4,20 +4,15 @@ In a process of their own, as those of test_triton_kernels.py.
 """
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import triton_training_cases
+from support import ahead
 from triton_process import results_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 NAMES = list(triton_training_cases.cases())
-AHEAD = Path(__file__).resolve().parents[1] / "bench" / "gpu" / "ahead.py"
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +21,10 @@ def results(request):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not AHEAD.exists(), reason="not a source tree")
-def test_nothing_spills(tmp_path):
-    """The kernels with the most registers, for the GPU that leaves them the least."""
-    file, kernels = tmp_path / "results.json", "query_grad,key_value_grad"
-    command = [sys.executable, AHEAD, "--training", "--arch", "sm_80", "--dtypes", "bf16", "--kernels", kernels]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run([*command, "--json", file], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads(file.read_text())
-    assert {result["kernel"] for result in results} == set(kernels.split(","))
+@pytest.mark.skipif(not ahead.AHEAD.exists(), reason="not a source tree")
+def test_nothing_spills():
+    results, _ = ahead.compiled(*ahead.TRAINING)
+    assert {result["kernel"] for result in results} == set(ahead.TRAINING_KERNELS)
     assert all(result["spilled"] == 0 and result["matrix"] for result in results), results
 
 

@@ -2,6 +2,7 @@
 
     python bench/gpu/ahead.py [--arch sm_80,sm_86,sm_90] [--dtypes bf16,fp16,fp32] [--markdown] [--json FILE]
     python bench/gpu/ahead.py --training ...    # the kernels of training
+    python bench/gpu/ahead.py --cache FOLDER    # compiles only what has changed since it was last compiled
 
 One line for each kernel: registers of a thread, shared memory of a program, spills, and the matrix instructions in
 its code. Exit status 1 where a kernel spills or exceeds the device's shared memory, or where a 16-bit one has no
@@ -12,6 +13,8 @@ recorder in the place of the launch.
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -90,6 +93,7 @@ _SHOWN = (
 )  # fmt: skip
 
 
+@functools.cache
 def training_launches(dtype: torch.dtype, length: int) -> list[Launch]:
     """What training SqueezeBERT launches that its forward pass alone does not, each once."""
     found = {}
@@ -145,18 +149,30 @@ class Job(NamedTuple):
     size: int
 
 
-def compile_one(job: Job) -> Compiled:
-    """Compiles a job for its architecture."""
-    shown, kernel = f"<= {job.size}: " + " ".join(f"{n}={v}" for n, v in job.config.items()), job.kernel
+class Plan(NamedTuple):
+    """What Triton compiles for a job, and how the table shows its configuration."""
+
+    source: ASTSource
+    options: dict[str, Any]
+    shown: str
+
+
+def _plan(job: Job) -> Plan:
+    shown = f"<= {job.size}: " + " ".join(f"{n}={v}" for n, v in job.config.items())
     if "launch" in job.config:
         launch = training_launches(FLOATING[job.dtype], job.size)[job.config["launch"]]
         shown = " ".join(f"{n}={launch.constants[n]}" for n in _SHOWN if n in launch.constants)
     else:
-        launch, *_ = launches_of(kernel, job.config, FLOATING[job.dtype], job.size)
+        launch, *_ = launches_of(job.kernel, job.config, FLOATING[job.dtype], job.size)
     launch.constants["PDL"] = dependent = job.arch == "sm_90"
     options = {name: launch.constants[name] for name in ("num_warps", "num_stages")} | {"launch_pdl": dependent}
-    target = GPUTarget("cuda", int(job.arch[3:]), 32)
-    compiled = triton.compile(_source(launch), target=target, options=options)
+    return Plan(_source(launch), options, shown)
+
+
+def compile_one(job: Job) -> Compiled:
+    """Compiles a job for its architecture."""
+    plan = _plan(job)
+    compiled = triton.compile(plan.source, target=GPUTarget("cuda", int(job.arch[3:]), 32), options=plan.options)
     cubin = compiled.asm["cubin"]
     usage = _run("cuobjdump", "-res-usage", cubin)
     registers, stack = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))  # type: ignore[index]
@@ -164,7 +180,32 @@ def compile_one(job: Job) -> Compiled:
     code = _run("nvdisasm", "-c", cubin)
     matrix = "/".join(name for name in ("HGMMA", "HMMA") if re.search(rf"\b{name}\b", code))
     spilled = stack + local + len(re.findall(r"\b(?:LDL|STL)\b", code))
-    return Compiled(job.arch, job.dtype, kernel, shown, registers, compiled.metadata.shared, spilled, matrix)
+    return Compiled(job.arch, job.dtype, job.kernel, plan.shown, registers, compiled.metadata.shared, spilled, matrix)
+
+
+def _key(job: Job) -> str:
+    """A name for all that the outcome of a job depends on: the kernel's source with what it calls, the arguments that
+    are part of its code, the compiler, and this file, which reads the outcome."""
+    plan = _plan(job)
+    parts = (triton.__version__, plan.source.hash(), sorted(plan.options.items()), job, Path(__file__).read_text())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def compile_all(todo: list[Job], cache: Path | None) -> list[Compiled]:
+    """Every job, in parallel. Outcomes that the folder ``cache`` has are taken from it, and new ones are put there."""
+    files = [None if cache is None else cache / f"{_key(job)}.json" for job in todo]
+    known = {i: Compiled(**json.loads(file.read_text())) for i, file in enumerate(files) if file and file.exists()}
+    missing = [i for i in range(len(todo)) if i not in known]
+    if missing:
+        with multiprocessing.get_context("spawn").Pool() as pool:
+            for i, result in zip(missing, pool.imap(compile_one, [todo[i] for i in missing])):
+                known[i], file = result, files[i]
+                if file is not None:  # whole or not at all: another process may be about to read it
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    unfinished = file.with_suffix(f".{os.getpid()}")
+                    unfinished.write_text(json.dumps(result._asdict()))
+                    unfinished.replace(file)
+    return [known[i] for i in range(len(todo))]
 
 
 def jobs(archs: list[str], dtypes: list[str]) -> Iterator[Job]:
@@ -218,13 +259,13 @@ def main() -> int:
     parser.add_argument("--training", action="store_true", help="the kernels of training, in place of the others")
     parser.add_argument("--markdown", action="store_true", help="print a table for docs/performance.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="compile only what FOLDER has no outcome of")
     arguments = parser.parse_args()
     choice = training_jobs if arguments.training else jobs
     todo = list(choice(arguments.arch.split(","), arguments.dtypes.split(",")))
     if arguments.kernels:
         todo = [job for job in todo if job.kernel in arguments.kernels.split(",")]
-    with multiprocessing.get_context("spawn").Pool() as pool:
-        results = list(pool.imap(compile_one, todo))
+    results = compile_all(todo, arguments.cache)
     bad = [(r, faults(r)) for r in results if faults(r)]
     widths = [max(len(row[i]) for row in [HEAD, *map(_row, results)]) for i in range(len(HEAD))]
     separator = " | " if arguments.markdown else "  "
