@@ -1,4 +1,4 @@
-# make demo   the main job on real text          make test   every test, Python and C++
+# make demo   the main job on real text          make test   the tests, Python and C++
 # The first run creates .venv, installs and builds; later runs take seconds. `make help` lists the rest.
 
 VENV ?= .venv
@@ -17,7 +17,7 @@ EXTENSION := squeezebert_kernels/_C.abi3.so
 CXX_SOURCES := CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix arm asan tsan bench guard build runtime doctor lint format wheel runtime-wheel runtime-wheel-arm clean distclean
+.PHONY: FORCE help demo test test-all build-tests matrix arm asan tsan bench guard build runtime doctor lint format wheel runtime-wheel runtime-wheel-arm clean distclean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,14 +26,26 @@ help:  ## show this list
 demo: build  ## run the main job: semantic search on MiniLM, SqueezeBERT side by side with stock transformers
 	@$(BIN)/squeezebert-kernels demo $(DEMO_ARGS)
 
-test: build runtime $(STAMPS)/test $(STAMPS)/arm  ## run pytest and ctest, and ctest for AArch64 under qemu-user
+# ARM's tests, which QEMU runs, use what the others leave of the CPUs. A run of everything that ends well leaves a stamp
+# with the time of its start.
+test: build-tests  ## run the tests: pytest, ctest, and ctest for AArch64 under qemu-user
+	@touch $(STAMPS)/tested.new; status=0; \
+	trap 'kill $$arm; exit 130' INT TERM; \
+	nice scripts/env.sh arm-ctest -LE wide >build/logs/arm-ctest.log 2>&1 & arm=$$!; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not wide" $(PYTEST_ARGS) || status=1; \
+	scripts/env.sh ctest build/cmake -LE wide || status=1; \
+	wait $$arm || status=1; \
+	echo "AArch64:"; cat build/logs/arm-ctest.log; \
+	$(if $(PYTEST_ARGS)$(CTEST_ARGS),:,[ $$status != 0 ] || mv $(STAMPS)/tested.new $(STAMPS)/tested); \
+	exit $$status
+
+test-all: $(STAMPS)/tested  ## every test: those of `make test`, unless they have just passed, then long and wide ones
+	@scripts/test-all.sh
+
+build-tests: build runtime $(STAMPS)/test $(STAMPS)/arm  ## build what `make test` runs and looks into
 	@scripts/env.sh cpp-tests
 	@scripts/env.sh arm-build-tests
-	@status=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) || status=1; \
-	$(BIN)/ctest --test-dir build/cmake -j 2 --output-on-failure --no-tests=error $(CTEST_ARGS) || status=1; \
-	scripts/env.sh arm-tests || status=1; \
-	exit $$status
+	@scripts/env.sh ahead
 
 matrix:  ## build and test with other compilers, Pythons, torch (hours; MATRIX_ARGS: rows of scripts/matrix.toml)
 	@$(PYTHON) scripts/matrix.py $(MATRIX_ARGS)
@@ -110,6 +122,10 @@ $(STAMPS)/bench: $(STAMPS)/base
 $(STAMPS)/dev: $(STAMPS)/base
 	@scripts/env.sh dev
 	@touch $@
+
+# Of every file of the checkout; where git does not tell which they are, the tests have always yet to run.
+$(STAMPS)/tested: $(or $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/dev/null)),FORCE)
+	@$(MAKE) --no-print-directory test
 
 # Shares the C++ objects of the package's own extension.
 $(STAMPS)/runtime: $(CXX_SOURCES) $(wildcard python/*.*) $(EXTENSION)

@@ -2,10 +2,10 @@
 # Steps behind the Makefile: one line per step, output in build/logs/, one line when something is missing or fails.
 #
 #   scripts/env.sh base | test | bench | dev | build STAMP | runtime | cpp-tests | asan | tsan
-#   scripts/env.sh arm-tools | arm | arm-build-tests | arm-tests
+#   scripts/env.sh arm-tools | arm | arm-build-tests | ahead | ctest FOLDER OPTION... | arm-ctest OPTION...
 #
 # Environment: VENV, PYTHON, TORCH (requirement), TORCH_INDEX_URL (e.g. a CPU-only index), CXX, CTEST_ARGS;
-# SBK_REQUIRE_ARM=1: tests for AArch64 that cannot run are a failure.
+# SBK_SKIP_NOTHING=1: tests for AArch64 that cannot run are a failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -189,17 +189,23 @@ find_emulator() {
   command -v qemu-aarch64 >/dev/null 2>&1
 }
 
-arm_tests() {
-  local filter=()
+# run_ctest FOLDER OPTION...: ends this script. CTEST_ARGS may filter; one that is meant for other tests may leave none of
+# these.
+run_ctest() {
+  local folder=$1 filter=()
+  shift
+  read -r -a filter <<<"${CTEST_ARGS:-}"
+  if [ ${#filter[@]} -eq 0 ]; then filter=(--no-tests=error); fi
+  PATH=$PWD/$VENV/bin:$PATH exec ctest --test-dir "$folder" --output-on-failure -j "$(getconf _NPROCESSORS_ONLN)" "$@" "${filter[@]}"
+}
+
+arm_ctest() {
   if find_emulator; then
-    read -r -a filter <<<"${CTEST_ARGS:-}"
-    # A filter for the tests of this machine may leave none of these.
-    if [ ${#filter[@]} -eq 0 ]; then filter=(--no-tests=error); fi
-    PATH=$PWD/$VENV/bin:$PATH ctest --test-dir build/arm --output-on-failure -j "$(getconf _NPROCESSORS_ONLN)" "${filter[@]}"
+    run_ctest build/arm "$@"
     return
   fi
   local message="the tests for AArch64 were built but NOT run: they need qemu-aarch64 (Debian, Ubuntu: apt install qemu-user)"
-  if [ "${SBK_REQUIRE_ARM:-0}" = 1 ]; then die "$message"; fi
+  if [ "${SBK_SKIP_NOTHING:-0}" = 1 ]; then die "$message"; fi
   printf '%s\n' "$message"
 }
 
@@ -249,6 +255,8 @@ case ${1:-} in
     find_emulator || true # configuring finds out how tests are run
     arm_build ON
     ;;
-  arm-tests) arm_tests ;;
+  ahead) step "compiling what tests compare or look into" ahead "$PY" tests/support/build.py ;;
+  ctest) run_ctest "${@:2}" ;;
+  arm-ctest) arm_ctest "${@:2}" ;;
   *) die "usage: see the first lines of scripts/env.sh" ;;
 esac

@@ -46,28 +46,15 @@ def test_the_table_is_that_of_the_results(compiled):
     assert len(rows) == len(results)
 
 
-CODE = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import ahead
-config = dict(FUSED=1, BLOCK_M=128, BLOCK_H=128, CHUNK=128, num_warps=8, num_stages=2)
-job = ahead.Job("sm_90", "bf16", "ffn", config, 8192)
-"""
-
-
 def test_a_kernel_that_spills_is_a_fault():
-    code = CODE + "print(ahead.faults(*ahead.compile_all([job], Path(sys.argv[2]))))"
-    printed = ahead.run("-c", code, ahead.AHEAD.parent, ahead.CACHE)
-    assert "spills" in printed
-    assert "shared memory" in printed
+    faults = ahead.faults_of_job()
+    assert "spills" in faults
+    assert "shared memory" in faults
 
 
 def test_outcomes_are_kept_for_what_has_not_changed(tmp_path):
     """The name of an outcome changes with whatever it depends on; what is kept under a name is taken as it is."""
-    code = (
-        CODE
-        + """
+    code = """
 from unittest import mock
 names = [ahead._key(job), ahead._key(job._replace(arch="sm_80")), ahead._key(job._replace(dtype="fp16"))]
 names += [ahead._key(job._replace(config={**config, name: 16})) for name in ("BLOCK_M", "num_stages", "num_warps")]
@@ -81,5 +68,4 @@ kept = ahead.Compiled("sm_90", "bf16", "ffn", "as kept", 1, 2, 3, "4")
 (Path(sys.argv[2]) / (names[-1] + ".json")).write_text(ahead.json.dumps(kept._asdict()))
 assert ahead.compile_all([job], Path(sys.argv[2])) == [kept]
 """
-    )
-    ahead.run("-c", code, ahead.AHEAD.parent, tmp_path)
+    ahead.run_with_job(code, tmp_path)

@@ -1,7 +1,7 @@
 """What the tests have bench/gpu/ahead.py compile for GPUs that are not here.
 
 Its outcomes are kept in build/ahead, under the hash of all that they depend on: kernels that have not changed are not
-compiled again. ``python tests/support/ahead.py`` compiles everything, so that the tests find it done.
+compiled again.
 """
 
 import json
@@ -52,6 +52,21 @@ def shipped():
     return results, printed
 
 
-if __name__ == "__main__":
-    shipped()
-    compiled(*TRAINING)
+JOB = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import ahead
+config = dict(FUSED=1, BLOCK_M=128, BLOCK_H=128, CHUNK=128, num_warps=8, num_stages=2)
+job = ahead.Job("sm_90", "bf16", "ffn", config, 8192)
+"""
+
+
+def run_with_job(code, folder):
+    """What ``code`` prints, with ``job``, a kernel that spills, and the argument ``folder``."""
+    return run("-c", JOB + code, AHEAD.parent, folder)
+
+
+def faults_of_job():
+    """What is said of a kernel that spills."""
+    return run_with_job("print(ahead.faults(*ahead.compile_all([job], Path(sys.argv[2]))))", CACHE)

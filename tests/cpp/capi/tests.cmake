@@ -16,6 +16,10 @@ add_test(NAME capi_header COMMAND capi_header)
 # The corpus and some thousand changes of it, always the same. How to run it with libFuzzer stands in the file.
 sbk_add_test_program(fuzz_model_load squeezebert_kernels_static capi/fuzz_model_load.cpp)
 add_test(NAME fuzz.model_load COMMAND fuzz_model_load "${CMAKE_CURRENT_SOURCE_DIR}/capi/corpus" 5000)
+if(NOT CMAKE_CROSSCOMPILING)
+  add_test(NAME fuzz.model_load_long COMMAND fuzz_model_load "${CMAKE_CURRENT_SOURCE_DIR}/capi/corpus" 300000)
+  set_tests_properties(fuzz.model_load_long PROPERTIES LABELS wide)
+endif()
 
 # For pytest: runs models on CPUs that Python does not run on.
 sbk_add_test_program(sbk_evaluate squeezebert_kernels_static capi/evaluate_main.cpp)

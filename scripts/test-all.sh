@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# What `make test-all` runs besides `make test`, part by part; the first failure in a part ends it.
+#
+#   scripts/test-all.sh          every part
+#   scripts/test-all.sh PART     one of them: python, native, aarch64, asan, fuzzer, tsan
+#
+# SBK_SECONDS: the time that there is. A part that does not end in it is no failure; it is named at the end.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+VENV=${VENV:-.venv}
+# The quick ones first.
+PARTS=(python native aarch64 asan fuzzer tsan)
+
+python() { "$VENV/bin/python" -m pytest -x -n 2 --dist loadfile -m wide; }
+native() { scripts/env.sh ctest build/cmake -L wide --stop-on-failure; }
+aarch64() { scripts/env.sh arm-ctest -L wide --stop-on-failure; }
+asan() { scripts/env.sh asan && sanitized asan; }
+tsan() { scripts/env.sh tsan && sanitized tsan; }
+
+sanitized() { scripts/env.sh ctest "build-$1" -LE wide --stop-on-failure; }
+
+# libFuzzer finds what random changes do not: it looks at which code an input reaches.
+fuzzer() {
+  local folder=build/fuzzer
+  if ! command -v clang++ >/dev/null; then
+    [ "${SBK_SKIP_NOTHING:-0}" != 1 ] || return 1
+    echo "NOT RUN: libFuzzer needs clang++ (Debian, Ubuntu: apt install clang)"
+    return
+  fi
+  mkdir -p "$folder/found"
+  clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DSBK_LIBFUZZER -DSBK_VERSION='""' -Icsrc -pthread \
+    -o "$folder/fuzz" tests/cpp/fuzz_model_load.cpp csrc/{core,model,capi}/*.cpp csrc/isa/scalar.cpp &&
+    "$folder/fuzz" -max_total_time=60 -artifact_prefix="$folder/" "$folder/found" tests/cpp/corpus
+}
+
+if [ $# -gt 0 ]; then
+  "$1"
+  exit
+fi
+
+passed=() failed=() unreached=()
+for part in "${PARTS[@]}"; do
+  limit=()
+  if [ -n "${SBK_SECONDS:-}" ]; then
+    left=$((SBK_SECONDS - SECONDS))
+    if [ "$left" -lt 1 ]; then
+      unreached+=("$part")
+      continue
+    fi
+    limit=(timeout -k 10 "$left")
+  fi
+  printf '\n=== %s ===\n' "$part"
+  start=$SECONDS
+  ${limit[@]+"${limit[@]}"} "$0" "$part"
+  status=$?
+  printf '=== %s: %d s ===\n' "$part" $((SECONDS - start))
+  case $status in
+    0) passed+=("$part") ;;
+    124 | 137) [ ${#limit[@]} -gt 0 ] && unreached+=("$part") || failed+=("$part") ;;
+    *) failed+=("$part") ;;
+  esac
+done
+
+printf '\nPassed: %s\n' "${passed[*]:-none}"
+if [ ${#unreached[@]} -gt 0 ]; then printf 'NOT REACHED in %d s, and so not tested: %s\n' "$SBK_SECONDS" "${unreached[*]}"; fi
+if [ ${#failed[@]} -gt 0 ]; then printf 'FAILED: %s\n' "${failed[*]}"; fi
+[ ${#failed[@]} -eq 0 ]
