@@ -19,17 +19,29 @@ tsan() { scripts/env.sh tsan && sanitized tsan; }
 
 sanitized() { scripts/env.sh ctest "build-$1" -LE wide --stop-on-failure; }
 
+fuzzer_flags=(-std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DSBK_LIBFUZZER -DSBK_VERSION='""' -Icsrc -pthread)
+
+find_clang() {
+  local candidate
+  for candidate in clang++ clang++-{21,20,19,18,17,16,15,14}; do
+    if "$candidate" "${fuzzer_flags[@]}" -o "$1" -x c++ - 2>/dev/null <<<'extern "C" int LLVMFuzzerTestOneInput() { return 0; }'; then
+      echo "$candidate"
+      return
+    fi
+  done
+  return 1
+}
+
 # libFuzzer finds what random changes do not: it looks at which code an input reaches.
 fuzzer() {
-  local folder=build/fuzzer
-  if ! command -v clang++ >/dev/null; then
-    [ "${SBK_SKIP_NOTHING:-0}" != 1 ] || return 1
+  local folder=build/fuzzer clang
+  mkdir -p "$folder/found"
+  if ! clang=$(find_clang "$folder/fuzz"); then
     echo "NOT RUN: libFuzzer needs clang++ (Debian, Ubuntu: apt install clang)"
+    [ "${SBK_SKIP_NOTHING:-0}" != 1 ]
     return
   fi
-  mkdir -p "$folder/found"
-  clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DSBK_LIBFUZZER -DSBK_VERSION='""' -Icsrc -pthread \
-    -o "$folder/fuzz" tests/cpp/fuzz_model_load.cpp csrc/{core,model,capi}/*.cpp csrc/isa/scalar.cpp &&
+  "$clang" "${fuzzer_flags[@]}" -o "$folder/fuzz" tests/cpp/fuzz_model_load.cpp csrc/{core,model,capi}/*.cpp csrc/isa/scalar.cpp &&
     "$folder/fuzz" -max_total_time=60 -artifact_prefix="$folder/" "$folder/found" tests/cpp/corpus
 }
 
