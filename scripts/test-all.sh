@@ -19,7 +19,7 @@ tsan() { scripts/env.sh tsan && sanitized tsan; }
 
 sanitized() { scripts/env.sh ctest "build-$1" -LE wide --stop-on-failure; }
 
-fuzzer_flags=(-std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DSBK_LIBFUZZER -DSBK_VERSION='""' -Icsrc -pthread)
+fuzzer_flags=(-std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DSBK_LIBFUZZER -DSBK_VERSION='""' -Icsrc -Itests/cpp -pthread)
 
 find_clang() {
   local candidate
@@ -41,8 +41,8 @@ fuzzer() {
     [ "${SBK_SKIP_NOTHING:-0}" != 1 ]
     return
   fi
-  "$clang" "${fuzzer_flags[@]}" -o "$folder/fuzz" tests/cpp/fuzz_model_load.cpp csrc/{core,model,capi}/*.cpp csrc/isa/scalar.cpp &&
-    "$folder/fuzz" -max_total_time=60 -artifact_prefix="$folder/" "$folder/found" tests/cpp/corpus
+  "$clang" "${fuzzer_flags[@]}" -o "$folder/fuzz" tests/cpp/capi/fuzz_model_load.cpp csrc/{runtime,ops,model,capi}/*.cpp csrc/isa/scalar.cpp &&
+    "$folder/fuzz" -max_total_time=60 -artifact_prefix="$folder/" "$folder/found" tests/cpp/capi/corpus
 }
 
 if [ $# -gt 0 ]; then

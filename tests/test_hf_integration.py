@@ -362,7 +362,13 @@ def compiled_inputs(name, batch, length):
 
 @pytest.mark.parametrize(
     ("backend", "masked"),
-    [("eager", True), ("eager", False), ("aot_eager", True), ("aot_eager", False), ("inductor", True)],
+    [
+        ("eager", True),
+        ("eager", False),
+        ("aot_eager", True),
+        ("aot_eager", False),
+        pytest.param("inductor", True, marks=pytest.mark.wide),  # what the others trace, and minutes of C++ compilers
+    ],
 )
 def test_compiles_whole_with_any_batch_and_length(backend, masked):
     torch._dynamo.reset()

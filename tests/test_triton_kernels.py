@@ -8,11 +8,11 @@ import importlib.util
 
 import pytest
 import triton_cases
-from triton_process import results_of
+from triton_process import parametrized, results_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
-NAMES = list(triton_cases.cases())
+NAMES = parametrized(triton_cases.cases())
 
 
 @pytest.fixture(scope="module")

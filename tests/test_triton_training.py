@@ -8,11 +8,11 @@ import importlib.util
 import pytest
 import triton_training_cases
 from support import ahead
-from triton_process import results_of
+from triton_process import parametrized, results_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
-NAMES = list(triton_training_cases.cases())
+NAMES = parametrized(triton_training_cases.cases())
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,16 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+
+def parametrized(cases):
+    """The names of cases. float16 differs from bfloat16 in an operand of an instruction: where a case has both, that of
+    float16 is wide."""
+    names = list(cases)
+    twins = {f"{name.removesuffix('-bf16')}-fp16" for name in names if name.endswith("-bf16")}
+    return [pytest.param(name, marks=[pytest.mark.wide] if name in twins else []) for name in names]
+
 
 def results_of(request, script, limit_s):
     """Name -> what ``script``, which prints a line of JSON for each case, said of the selected cases of this file; what
