@@ -60,12 +60,10 @@ guard: build  ## count the kernels' instructions against bench/instructions.json
 	@$(BIN)/python bench/guard.py
 
 asan: $(STAMPS)/base  ## run the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer (minutes to build)
-	@scripts/env.sh asan
-	@$(BIN)/ctest --preset asan $(CTEST_ARGS)
+	@scripts/test-all.sh asan
 
 tsan: $(STAMPS)/base  ## run the C++ tests under ThreadSanitizer (minutes to build)
-	@scripts/env.sh tsan
-	@$(BIN)/ctest --preset tsan $(CTEST_ARGS)
+	@scripts/test-all.sh tsan
 
 build: $(EXTENSION)  ## create .venv, install and build
 	@:
