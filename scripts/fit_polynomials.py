@@ -8,7 +8,7 @@ ends with status 1 if shipped coefficients are worse than WORSE times a new fit.
 kernels round every step to float32 besides, which these errors do not count.
 
 The shipped coefficients are read from the sources, and stay as they are: other coefficients would change the bits of
-every result. tests/test_polynomials.py holds the error that each source claims against the one measured here.
+every result. tests/project/test_polynomials.py holds the error that each source claims against the one measured here.
 """
 
 from __future__ import annotations

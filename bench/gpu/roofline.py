@@ -5,7 +5,7 @@
 A prediction is not a measurement. A kernel takes a launch gap and the slowest of `terms`, and what runs alone besides:
 fp32 where one program fills an SM, the last program of a row tile. `Assumptions` come from measurements on an H100, so
 agreement there is partly by construction; the other GPUs are extrapolated. It says of the shapes below
-(tests/test_gpu_roofline.py asserts every figure):
+(tests/bench/test_gpu_roofline.py asserts every figure):
 
 - On the H100 it is within 10 % of a shipped layer as measured, 25 % of each kernel and of what was tried. L2 at the
   assumed 4.8 TB/s bounds the kernels of 8192 tokens, but the post conv exceeds it: 27 us, not the 31 predicted.

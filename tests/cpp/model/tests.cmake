@@ -2,7 +2,7 @@
 sbk_add_test_program(tokenizer_test sbk_model model/tokenizer_test.cpp)
 add_test(NAME tokenizer COMMAND tokenizer_test)
 
-# For pytest, which builds it on its own (tests/native_tokenizer.py): not by way of sbk_model, so that no kernels are
+# For pytest, which builds it on its own (tests/support/native_tokenizer.py): not by way of sbk_model, so that no kernels are
 # built.
 add_executable(sbk_tokenize model/tokenizer_main.cpp ${PROJECT_SOURCE_DIR}/csrc/model/tokenizer.cpp)
 target_include_directories(sbk_tokenize PRIVATE ${PROJECT_SOURCE_DIR}/csrc)

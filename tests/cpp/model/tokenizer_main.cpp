@@ -1,4 +1,4 @@
-// sbk_tokenize FILE: the tokenizer whose data FILE holds, for tests/test_native_tokenizer.py to talk to.
+// sbk_tokenize FILE: the tokenizer whose data FILE holds, for tests/export/test_native_tokenizer.py to talk to.
 //
 // Requests on stdin, answers on stdout, everything in 32-bit little-endian integers and strings (their size, then
 // bytes):

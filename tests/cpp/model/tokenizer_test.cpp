@@ -1,6 +1,6 @@
 // model/tokenizer.h on tokenizer data made by hand: what open() refuses, and that nothing that it lets pass is unsafe.
 // Under AddressSanitizer this is where reads out of bounds show. That ids are right is for
-// tests/test_native_tokenizer.py.
+// tests/export/test_native_tokenizer.py.
 #include <chrono>
 #include <cstring>
 #include <map>
