@@ -54,7 +54,7 @@ class Feed:
         return cls(inputs.ids.to(device), mask if padded else None, mask.bool())
 
     def decoy(self) -> Feed:
-        """Other ids of the same shape, in other memory: whoever replays old inputs is found out."""
+        """Other ids of the same shape, in other memory: a contestant that replays old inputs is found out."""
         return Feed(self.ids.roll(1, dims=-1).clamp(min=1), self.mask, self.real)
 
     def call(self, model: Any) -> Callable[[], Any]:

@@ -1,7 +1,7 @@
 """Times the ops alone, beside what a user of PyTorch would write: cuDNN's grouped convolutions, or batched products.
 
 Rivals work in the layout that is best for them: conv1d on channels-first inputs, bmm on groups that are left where it
-puts them. Each is a CUDA graph of 20 calls, so that launching costs nobody anything. All 20 read the same inputs, which
+puts them. Each is a CUDA graph of 20 calls, so that launching costs nothing. All 20 read the same inputs, which
 the L2 cache may hold: GB/s counts bytes that have to be touched, and can exceed the memory's.
 """
 

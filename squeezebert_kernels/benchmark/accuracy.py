@@ -32,7 +32,7 @@ class Texts:
 
 
 def load_texts() -> Texts:
-    """The demo's passages and queries, and every sentence of a passage, for queries in greater number.
+    """The demo's passages and queries. Every sentence of a passage is a query too, because queries are few.
 
     A sentence ends at . ! or ?, closing quotation marks included, in front of white space.
     """

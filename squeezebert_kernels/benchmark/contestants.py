@@ -33,7 +33,7 @@ OPTIMIZE: dict[str, dict[str, Any]] = {
 
 
 class NotApplicable(Exception):
-    """This contestant has no meaning for this model; the message says why."""
+    """This contestant makes no sense for this model; the message says why."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Contestant:
 
 
 def hidden_of(output: Any) -> Tensor:
-    """last_hidden_state, [batch, length, channels], out of whatever a contestant returns."""
+    """last_hidden_state, [batch, length, channels], out of what a contestant returns."""
     if isinstance(output, Tensor):
         return output
     if hasattr(output, "last_hidden_state"):
@@ -138,7 +138,7 @@ def build_ours(dtype: str, **options: Any) -> Build:
 
 
 def build_one_copy(dtype: str) -> Build:
-    """The stock model itself, optimized: nobody else can use it afterwards."""
+    """The stock model itself, optimized. No other contestant can use it afterwards."""
     return lambda setting: _call(
         optimize(setting.stock, **OPTIMIZE[dtype], free_original=True), setting.inputs
     )  # fmt: skip

@@ -25,7 +25,7 @@ SETTLE = 0.005  # seconds for the threads of the contestant before to go to slee
 
 @dataclass
 class Result:
-    """What became of a contestant. ``status``: "ok", "failed", "not installed", "not applicable" or "left out"."""
+    """The result of one contestant. ``status``: "ok", "failed", "not installed", "not applicable" or "left out"."""
 
     model: str
     scope: str
@@ -142,7 +142,7 @@ def run_heat(
     for number in rounds_within(rounds if entrants else 0, seconds):
         step("timing", 0.5 + 0.5 * number / rounds)
         meter.measure(setting.threads, rates)
-        # Nobody runs behind the same neighbour, or first, in every round.
+        # The order is drawn anew: no contestant is first, or behind the same neighbour, in every round.
         for entrant in order.sample(entrants, len(entrants)):
             _take_turn(entrant)
     peaks = {dtype: statistics.median(values) for dtype, values in rates.items()}

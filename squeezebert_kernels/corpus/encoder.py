@@ -186,9 +186,9 @@ def _load(folder: Path, job: Job) -> tuple[Any, Any]:
     try:
         model, info = cls.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # whatever a damaged file makes transformers, safetensors and tokenizers raise
+    except Exception as error:  # a damaged file makes transformers, safetensors and tokenizers raise many kinds
         raise UserError(f"--model: {str(folder)!r} does not load: {one_line(error)}") from None
-    # transformers starts at random whatever a checkpoint does not have. Embeddings need no pooler.
+    # transformers gives random values to weights that a checkpoint lacks. Embeddings need no pooler.
     lost = sorted(name for name in info["missing_keys"] if classify or not name.startswith("pooler."))
     if lost:
         what = "is no classifier" if any(n.startswith("classifier.") for n in lost) else "is not whole"

@@ -1,4 +1,4 @@
-"""Who works through the units: this process, or actors of Ray Data. Both run the same worker."""
+"""The engines: this process, or actors of Ray Data, works through the units. Both run the same worker."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Bad:
 
 @dataclass
 class Done:
-    """What became of a unit."""
+    """The outcome of a unit."""
 
     rows: int  # with a result
     bad: list[Bad]

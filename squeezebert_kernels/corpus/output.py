@@ -35,7 +35,7 @@ _SHARD = re.compile(r"\d{5,}-.*-\d{12,}\.parquet")
 
 
 def write_file(out: Path, name: str, data: bytes | memoryview) -> None:
-    """``out/name`` with these contents: complete or absent, whatever happens meanwhile."""
+    """``out/name`` with these contents: complete or absent, even after a crash."""
     partial = out / PARTIAL / f"{Path(name).name}.{uuid.uuid4().hex}"
     try:
         with partial.open("xb") as file:
@@ -167,13 +167,13 @@ def _compare(file: Path, manifest: dict[str, Any]) -> None:
 
 
 def manifest(job: Job, sources: Sequence[Source], rows_per_shard: int) -> dict[str, Any]:
-    """What a run and its continuations must share: whatever decides a byte of the results."""
+    """What a run and its continuations must share: everything that decides a byte of the results."""
     options = {name: value for name, value in asdict(job).items() if name not in ("model", "out", "threads")}
     files = [{"name": s.name, "size": s.size, "mtime_ns": s.mtime_ns, "rows": s.rows} for s in sources]
     return {"options": {**options, "rows_per_shard": rows_per_shard}, "input": files}
 
 
 def about() -> dict[str, str]:
-    """With what a run was begun; other versions and machines may continue it, and differ in the last bits."""
+    """The versions and the machine of a run. Others may continue it; their last bits may differ."""
     packages = ("squeezebert-kernels", "torch", "transformers", "tokenizers", "pyarrow")
     return {"isa": _native.isa(), **{name: importlib.metadata.version(name) for name in packages}}

@@ -38,7 +38,7 @@ def parallelize(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     a divisor of n, those of post_attention and output a multiple of n, or 1.
 
     Args:
-        model: a drop-in model or layer (``squeezebert_kernels.SqueezeBert*``), not changed by anybody else.
+        model: a drop-in model or layer (``squeezebert_kernels.SqueezeBert*``), not changed by other code.
         mesh: of one dimension, on the device type of the model.
 
     Returns:
@@ -84,7 +84,7 @@ def _columns(layer: Any) -> Iterator[Any]:
 
 
 def _rows(layer: Any) -> Iterator[Any]:
-    """Convolutions that read the channels that their process has, and give all of theirs to everyone."""
+    """Convolutions that read the channels of their process, and give all output channels to every process."""
     yield from (layer.post_attention.conv1d, layer.output.conv1d)
 
 
@@ -232,7 +232,7 @@ class HeadParallelAttention(SqueezeBertSelfAttention):
 
 
 class ReplicatedDropout(nn.Dropout):
-    """nn.Dropout of what every process has: the first draws, so that all drop the same, whatever their seeds."""
+    """nn.Dropout of values that all processes share. The first process draws, so all drop the same for any seeds."""
 
     mesh: DeviceMesh
 

@@ -1,6 +1,6 @@
 """A checkpoint or a model as one .sbk file, for phones and boards without Python.
 
-Whatever transformers can read goes in: SqueezeBERT and BERT in float32, half precision or int8, safetensors or
+All that transformers can read goes in: SqueezeBERT and BERT in float32, half precision or int8, safetensors or
 ``pytorch_model.bin``. The file holds the configuration, weights packed for the kernels of one kind of CPU, and the
 tokenizer as data, so that the device gives the same tokens.
 """
@@ -32,7 +32,7 @@ def export(
 
     Args:
         model: a transformers model, or the folder of a checkpoint.
-        output: the file. It is complete or absent, whatever happens.
+        output: the file. It is complete or absent, also after an error.
         dtype: "float32", "float16", "bfloat16" or "int8": what the encoder multiplies in.
         tier: the instruction set tier whose layout the weights get.
         tokenizer: a fast BERT tokenizer; None takes that of the folder, if there is one.

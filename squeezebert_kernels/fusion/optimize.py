@@ -64,8 +64,8 @@ def optimize(
 ) -> Model:
     """Puts the kernels under ``model``, in place: its state dict, hooks and configuration stay as they are.
 
-    Known are transformers' SqueezeBERT (with any head) and BERT encoders, and grouped 1x1 nn.Conv1d/nn.Conv2d anywhere.
-    Whatever cannot run on the kernels keeps its own code, decided anew in every call: see :func:`report`.
+    It knows transformers' SqueezeBERT (with any head) and BERT encoders, and grouped 1x1 nn.Conv1d/nn.Conv2d anywhere.
+    A part that cannot run on the kernels keeps its own code. This is decided anew in every call: see :func:`report`.
 
     Args:
         model: any torch.nn.Module.
@@ -80,9 +80,9 @@ def optimize(
             and convolutions that the kernels run, embeddings and heads excepted (CPU only). None otherwise.
         strict: raise instead of falling back.
         skip_padding: compute only the real tokens of a padded batch, in encoders without gradients; hidden states of
-            padding are 0 then, where transformers has values that nobody uses. A BERT encoder computes everything, as
-            usual, while hidden states of its layers or attention probabilities are asked for. On a CUDA device the
-            mask is waited for, before the first layer.
+            padding are 0 then; transformers has values there, which are of no use. A BERT encoder computes everything,
+            as usual, while hidden states of its layers or attention probabilities are asked for. On a CUDA device the
+            call waits for the mask before the first layer.
         free_original: keep one copy of the weights, the packed one, for inference in little memory. ``state_dict`` and
             parts that fall back unpack their weights each time; nothing can be trained or loaded into them until
             :func:`restore` brings back dense weights: the original ones, or with bfloat16 and int8 the rounded ones.

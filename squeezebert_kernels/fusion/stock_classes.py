@@ -1,8 +1,8 @@
 """transformers' own encoders with the fused kernels under them.
 
 The classes add no state: :func:`squeezebert_kernels.optimize` turns a live module into one by changing its class, and
-:func:`squeezebert_kernels.enable` lets transformers build them in the first place. Whatever the kernels cannot do is
-handed to the class they derive from, layer by layer.
+:func:`squeezebert_kernels.enable` lets transformers build them in the first place. A layer that the kernels cannot
+compute is handed to the class it derives from.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def bert_layer_reason(layer: Any) -> str | None:
         return "a decoder layer"
     if layer.chunk_size_feed_forward:
         return f"chunk_size_feed_forward={layer.chunk_size_feed_forward}"
-    # Hooks of the layer itself run whatever its forward does.
+    # Hooks of the layer itself run in any case.
     altered = why_class_altered(STOCK_BERT_LAYER) or (None if has_hooks(layer) else why_altered(layer))
     if altered is not None:
         return altered

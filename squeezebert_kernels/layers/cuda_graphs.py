@@ -22,7 +22,7 @@ __all__ = ["MAX_TOKENS", "Replayed", "capture", "forget", "replay", "set_cuda_gr
 MAX_TOKENS = 16384
 """Batches of more tokens run as usual: their kernels take longer than their launches."""
 MAX_GRAPHS = 32
-"""Of one encoder; the one that was not used for longest goes first."""
+"""The most graphs of one encoder. The one that has been idle for longest is freed first."""
 
 
 def set_cuda_graphs(encoder: nn.Module, use: bool) -> None:
@@ -126,7 +126,7 @@ def capture(
     Args:
         layers: launches the same kernels for all arguments of the same shapes, and waits for none.
         variant: what else ``layers`` depends on, hashable.
-        made_for: kept with the graph, for whoever replays it to compare. Graphs for anything else are freed.
+        made_for: kept with the graph, to be compared before a replay. Graphs for anything else are freed.
         keep: the tensors that ``layers`` reads besides. Their memory lives as long as the graph.
     """
     graphs = _encoders.get(encoder)

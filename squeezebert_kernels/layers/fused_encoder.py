@@ -82,7 +82,7 @@ def _run(
     if batch is not None:
         states = run(layers, plans, batch.tokens, batch.mask, batch.offsets, every_layer)
         return [batch.pad(tokens) for tokens in states]
-    # An activation of somebody's runs as Python, which a graph would not.
+    # A user's own activation runs as Python, which a graph would leave out.
     if run is _layer_by_layer or not _may_be_a_graph(encoder, x):
         return run(layers, plans, x, _mask_once(mask, x), None, every_layer)
     cuda_graphs.capture(

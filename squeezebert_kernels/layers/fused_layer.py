@@ -42,7 +42,7 @@ __all__ = [
 
 
 class LayerFamily(NamedTuple):
-    """A kind of layer that somebody defined."""
+    """A kind of layer, as one library defines it: transformers' SqueezeBERT, its BERT, or ours."""
 
     parts_of: Callable[[Any], LayerParts]
     why_not: Callable[[Any], str | None]

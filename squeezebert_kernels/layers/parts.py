@@ -31,7 +31,7 @@ __all__ = [
 
 
 class LayerParts(NamedTuple):
-    """The modules that make up one encoder layer, whoever defined it. ``groups`` of an nn.Linear is 1."""
+    """The modules that make up one encoder layer of any family. ``groups`` of an nn.Linear is 1."""
 
     query: Any
     key: Any

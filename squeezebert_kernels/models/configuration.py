@@ -122,7 +122,7 @@ class SqueezeBertConfig(PreTrainedConfig):
         type_vocab_size: number of segment types.
         initializer_range: standard deviation of new weights.
         layer_norm_eps: epsilon of the layer norms of the embeddings and of the masked-LM head. The norms inside the
-            encoder use 1e-12 whatever this says: that is what the published model was trained with.
+            encoder always use 1e-12: the published model was trained with that.
         pad_token_id: the row of the word embedding that gets no gradient.
         embedding_size: must equal `hidden_size`; kept because published configurations carry it.
         q_groups, k_groups, v_groups: groups of the three projections of the attention.

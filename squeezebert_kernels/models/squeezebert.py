@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _NORM_EPS = 1e-12
-"""Of the layer norms inside the encoder, whatever `config.layer_norm_eps` says: the published weights expect it."""
+"""Epsilon of the layer norms inside the encoder. It overrides `config.layer_norm_eps`: published weights expect it."""
 
 
 def _conv(channels_in: int, channels_out: int, groups: int) -> TokenMajorConv1d:
@@ -295,7 +295,7 @@ class SqueezeBertPreTrainedModel(PreTrainedModel):
 
         Reads what transformers' own class reads: `model.safetensors` or `pytorch_model.bin`, in shards or whole, in any
         floating dtype, with or without a head. Two things differ. Without `dtype` (or `torch_dtype`) the model is
-        float32 whatever the file holds: the published one holds float16, in which CPUs are dozens of times slower.
+        float32 for any dtype in the file: the published one holds float16, in which CPUs are dozens of times slower.
         And a checkpoint from which the encoder cannot be filled is an error, not a model with random weights.
 
         Args:

@@ -47,8 +47,8 @@ def run(op, reference_op, tensors: Sequence[Tensor | None], weights: Sequence[in
     """Runs ``op(*tensors, **options)`` with the kernels where they exist for the dtype and device of ``tensors[0]``.
 
     ``weights`` are the indices of the conv weights among the tensors. ``check`` raises where an argument does not fit.
-    The kernels refuse whatever they cannot compute with on their own, so on the usual path, plain float32 on a CPU,
-    Python looks closer only after a refusal, to say in its own words what is wrong.
+    The kernels refuse arguments that they cannot compute with. So on the usual path, plain float32 on a CPU, Python
+    looks closer only after a refusal, to say in its own words what is wrong.
     """
     x: Any = tensors[0]
     plain = _is_plain(tensors, options)

@@ -164,7 +164,7 @@ def grouped_pointwise_conv_layer_norm(
         residual: [..., C_out], the leading dimensions of x.
         norm_weight, norm_bias: [C_out].
         groups, packed: as in :func:`grouped_pointwise_conv`.
-        eps: added to the variance; transformers' SqueezeBERT uses 1e-12 whatever its config says.
+        eps: added to the variance; transformers' SqueezeBERT uses 1e-12 for any config.
 
     Returns:
         [..., C_out], contiguous.
@@ -225,8 +225,9 @@ def attention_block(
             are.
 
     Returns:
-        The context, [B, S, H*d] or [T, H*d], contiguous. Of a query that may attend to nothing it is 0 with a boolean
-        mask (as scaled_dot_product_attention has it), the mean of the values with the least number as the mask.
+        The context, [B, S, H*d] or [T, H*d], contiguous. A query that may attend to nothing gets
+        0 with a boolean mask, as in scaled_dot_product_attention. With an additive mask of the least number it gets the
+        mean of the values.
     """
     validation.check_training(dtype, dropout_p=dropout_p)
     visible: Tensor | None = None

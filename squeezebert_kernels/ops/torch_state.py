@@ -1,4 +1,4 @@
-"""What goes on around a call: who watches it, and whether it will be differentiated."""
+"""What torch is doing around a call: whether it is traced or transformed, and whether gradients are wanted."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def under_transform() -> bool:
 
 
 def is_tracing() -> bool:
-    """Whether somebody sees the ops instead of running them, or may: a compiler, a tracer, a dispatch mode (fake
-    tensors, make_fx)."""
+    """Whether the ops are recorded instead of run, or may be: by a compiler, a tracer or a dispatch mode (fake tensors,
+    make_fx)."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
 
 

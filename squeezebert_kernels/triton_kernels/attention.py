@@ -1,6 +1,6 @@
 """Self-attention as Triton kernels: with its projections where a sequence fits one program, flash-style otherwise.
 
-Of a query that a mask of -inf hides all keys from, the context is 0.
+If a mask of -inf hides all keys from a query, its context is 0.
 """
 
 import triton

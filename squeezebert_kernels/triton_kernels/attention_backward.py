@@ -2,8 +2,8 @@
 
 Probabilities are recomputed from q, k and lse, each row divided by its own sum anew: where a mask of -1e9 or of the
 least number hides a whole row, lse has lost the logarithm of that sum to rounding. Everything is in the natural
-logarithm for the same reason: a change of base would round lse by more than a probability can bear. Of a query that a
-mask of -inf hides all keys from, context and gradients are 0.
+logarithm for the same reason: a change of base would round lse by more than a probability can bear. If a mask of -inf
+hides all keys from a query, its context and gradients are 0. ``lse`` is the logarithm of a query's sum of exponentials.
 """
 
 import triton
@@ -168,7 +168,7 @@ def key_value_grad_kernel(
         zeros = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         s = dot(ks, tl.trans(qs), zeros, PRECISION, UPCAST) * scale
         s = with_mask(s, mask, queries[None, :], keys[:, None], S, mask_row_stride, mask_column_stride, MASK)
-        # Of queries beyond the end, which repeat the last one, not even an infinity may come in.
+        # Queries beyond the end repeat the last one; nothing of theirs may come in, not even an infinity.
         p = tl.where(inside[None, :], tl.exp(s - base[None, :]) * over[None, :], 0.0)
         dp = dot(vs, tl.trans(gs), zeros, PRECISION, UPCAST)
         if DROPOUT:

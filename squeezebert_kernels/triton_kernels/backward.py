@@ -77,8 +77,9 @@ def input_grad_tile(
 ):  # fmt: skip
     """``acc`` [BLOCK_M, BLOCK_N] plus grad [T, groups*K] times the weight [groups*K, N] of one group, as it lies there.
 
-    Rows beyond the end repeat the last one: the caller stores none. Columns are masked, since they lie side by side
-    here: of a minimum the compiler would not know it, and neither copy 16 bytes at once nor ahead.
+    Rows beyond the end repeat the last one: the caller stores none. Columns are masked and not clipped: they lie side
+    by side here, which the compiler would not see behind a minimum. It would then copy neither 16 bytes at once nor
+    ahead.
     """
     rows = tl.minimum(tile * BLOCK_M + tl.arange(0, BLOCK_M), T - 1).to(tl.int64)
     columns = block * BLOCK_N + tl.arange(0, BLOCK_N)

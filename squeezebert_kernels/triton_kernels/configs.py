@@ -108,7 +108,7 @@ def choose(kernel: str, device: torch.device, dtype: torch.dtype, size: int) -> 
 
 @contextmanager
 def override(**configs: Config) -> Iterator[None]:
-    """Within it, kernels take these configurations whatever the size: for tuning and tests, not for threads."""
+    """Within it, kernels take these configurations for every size. For tuning and tests; not thread-safe."""
     before = dict(_override)
     _override.update(configs)
     try:

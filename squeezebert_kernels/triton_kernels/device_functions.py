@@ -7,7 +7,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def wait_for_input(PDL: tl.constexpr):
-    """With programmatic dependent launch (Hopper): waits for the end of the kernel before. First thing in a kernel."""
+    """With programmatic dependent launch (Hopper): waits for the end of the kernel before. Must come first."""
     if PDL:
         gdc_wait()
 

@@ -44,7 +44,7 @@ def precision(dtype: torch.dtype) -> str:
     """How tl.dot multiplies float32: in one pass of TF32 where torch may, else in three, to float32's accuracy."""
     if dtype != torch.float32 or INTERPRETED:
         return "ieee"
-    try:  # reading the old switch after somebody has used the new one raises, and there was no new one once
+    try:  # the old switch raises after the new one was used; older versions of torch have no new one
         allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
     except (AttributeError, RuntimeError):
         allowed = torch.backends.cuda.matmul.allow_tf32

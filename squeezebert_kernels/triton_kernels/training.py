@@ -55,7 +55,7 @@ BLOCKS: dict[str, dict[str, dict[str, int]]] = {
 """Launch configurations, for all GPUs and sizes: chosen to compile without spills for heads of up to 128, not measured.
 Blocks of attention are for heads of up to 64."""
 PARTS = 256
-"""Into how many parts sums over tokens are split at most, for parallelism: whatever the GPU, for the same bits."""
+"""The most parts into which a sum over tokens is split, for parallelism. One number for all GPUs: the same bits."""
 _SITES = {"attention": 0, "post": 1, "output": 2}
 
 

@@ -1,9 +1,9 @@
 """Weights in one copy: parameters that exist only in the form in which they are read.
 
 An optimized module has its weights twice: as the parameters of its state dict, and packed for the kernels. In place of
-the former, :func:`freeze` puts tensors that have a shape and a dtype but no values of their own. Who asks for values
-(``state_dict``, a layer that falls back, a gradient of the inputs) gets a dense tensor, made anew each time; a kernel,
-which reads what was packed, gets the shape alone.
+the former, :func:`freeze` puts tensors that have a shape and a dtype but no values of their own. Code that asks for
+values (``state_dict``, a layer that falls back, a gradient of the inputs) gets a dense tensor, made anew each time. A
+kernel, which reads what was packed, gets the shape alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PACKED_ARGUMENTS = ("packed", "attention_packed", "post_packed")
 
 
 class FrozenWeight(Tensor):
-    """A tensor that is made when somebody asks for its values; nobody can write to it."""
+    """A tensor that is made when its values are asked for. It cannot be written to."""
 
     trainable = False
     """Whether the parameter that it stands for required gradients."""
@@ -109,7 +109,7 @@ class FrozenWeight(Tensor):
         return self.again()
 
     @data.setter
-    def data(self, value: Tensor) -> None:  # as Module.to does: whoever has other values needs no packed ones
+    def data(self, value: Tensor) -> None:  # as Module.to does: with other values, the packed ones are of no use
         torch.utils.swap_tensors(self, nn.Parameter(value, requires_grad=self.trainable))
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -130,7 +130,7 @@ class FrozenWeight(Tensor):
         return copied
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # Whoever unpickles may have another CPU, and packs on his own.
+        # It may be unpickled on another CPU, which packs anew.
         dense = self.dense()
         if isinstance(self, nn.Parameter):
             return (nn.Parameter, (dense, self.trainable))

@@ -21,9 +21,9 @@ _PACKABLE = (torch.nn.Parameter, Tensor, QuantizedRows)
 class _Stamp:
     """What one weight was when it was packed.
 
-    Addresses and version numbers come again when tensors die and others take their place, so the tensor itself is part
-    of it, and is held (torch swaps no tensors that are weakly referenced). Inference tensors have no version: the
-    sample must do.
+    When a tensor dies, another one can get its address and version number. So the tensor itself is part of the stamp,
+    and is held (torch swaps no tensors that are weakly referenced). Inference tensors have no version; a sample of
+    their values stands in for it.
     """
 
     def __init__(self, weight: Tensor) -> None:
