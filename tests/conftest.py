@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 
 # With `--dist loadfile` the workers take files in this order, so that none is left alone with a long one at the end.
-LONGEST_FIRST = ()
+LONGEST_FIRST = (
+    "test_examples", "test_triton_training", "test_hf_integration", "test_triton_kernels", "test_arm_models",
+    "test_embed", "test_distributed", "test_ops", "test_triton_ahead",
+)  # fmt: skip
 
 # What may be skipped where SBK_SKIP_NOTHING=1 says that every tool is there: it is another version's or machine's.
 MAY_BE_SKIPPED = re.compile(r"transformers [45] |there is a GPU")
