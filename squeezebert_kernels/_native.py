@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import os
 from pathlib import Path
@@ -9,6 +10,21 @@ from pathlib import Path
 import torch
 
 LIBRARY = Path(__file__).with_name("_C.abi3.so")
+
+
+class DropoutSite(enum.IntEnum):
+    """The places in a layer where values are dropped.
+
+    A site is one of the numbers that decide which values: the CPU's kernels have the same numbers (``DropoutSite`` of
+    csrc/training/trained_blocks.h), and so have the Triton kernels and ``ops.dropout_factors``.
+    """
+
+    PROBABILITIES = 0
+    """The softmax outputs of attention."""
+    POST = 1
+    """The result of the convolution behind attention."""
+    OUTPUT = 2
+    """The result of the last convolution."""
 
 
 @functools.cache

@@ -1,4 +1,7 @@
-// One kernel table per ISA tier. Calling into one on a CPU without its instructions is an illegal instruction:
+// isa/ is the room of the instruction set tiers: their list (tiers.inc), and a file each that instantiates kernels/ for
+// the tier, compiled with its flags.
+//
+// This file: one kernel table per tier. Calling into one on a CPU without its instructions is an illegal instruction:
 // runtime/cpu.h chooses.
 #pragma once
 #include "kernels/table.h"

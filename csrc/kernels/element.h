@@ -2,13 +2,13 @@
 //
 // - Vec, unit, per: the vector type for everything else; an integer of a unit's size; values in a unit
 // - acc, b32, a32: registers of accumulators, of B, and of A (a_steps units of a row, or a broadcast where that is 1)
-// - load_a(p), where a_steps is 1: one of A; elsewhere next_a(p), which moves p on by a_steps, and splat_a(p) for the
-// rest
+// - load_a(p), where a_steps is 1: one of A. Elsewhere next_a(p), which moves p on by a_steps, and splat_a(p) for the
+//   rest
 // - lanes: columns in a register of accumulators
 // - load_b(p): one register of B. load_row(b, p), optional: all of a row of the tile at once
 // - mac<s>(c, a, b): c + a[s] . b per lane
 // - where small matrices are multiplied (pair_tile.h), in place of all these functions: next_a, two_rows, load_row,
-// join and mac(c, a, b)
+//   join and mac(c, a, b)
 // - encode_vector(p, x): stores Vec::lanes floats as A's values, `value_bytes` each; encode_value(p, x): one;
 // encode_four(p, x[4]), optional: four vectors at once. int8: encode_vector(p, x, zero) and encode_four likewise, which
 // round x to nearest even and add zero; encode_value(p, q) of an integer

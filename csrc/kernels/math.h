@@ -41,13 +41,14 @@ SBK_INLINE typename V::f32 vexp(typename V::f32 x) {
 }
 
 // erf(x / sqrt 2) / 2 = x P(x^2) / Q(x^2) on |x| <= limit: `above` is P, `below` is Q. Beyond, erf counts as +-1.
-struct Erf {  // relative error 4.7e-8; 2.5e-8 before `above` was rounded. The limit is 4 sqrt 2: see ERF_LIMIT there
+// The script says why the limits are what they are.
+struct Erf {  // relative error 4.7e-8; 2.5e-8 before `above` was rounded
   static constexpr float limit = 5.65685425f;
   static constexpr float above[] = {0.398942262f,    0.0342039056f,   0.0046927901f,
                                     0.000171495587f, 6.28547787e-06f, 2.19484821e-08f};
   static constexpr float below[] = {1.0f, 0.252402753f, 0.0288311895f, 0.00190020306f, 7.40487594e-5f, 1.16911099e-6f};
 };
-struct ErfOfHalves {  // error 2.1e-5, a tenth of what |x| has lost where it is a sum in fp16. See HALVES_LIMIT there
+struct ErfOfHalves {  // error 2.1e-5, a tenth of what |x| has lost where it is a sum in fp16
   static constexpr float limit = 4.15f;
   static constexpr float above[] = {0.3988479f, 0.035575394f, 0.0026994727f};
   static constexpr float below[] = {1.0f, 0.25502098f, 0.02506044f, 0.00043396206f};

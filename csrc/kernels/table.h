@@ -1,5 +1,8 @@
-// The contract of every kernel, beside its arguments. One KernelTable per ISA tier drives dispatch, tests and
-// benchmarks.
+// kernels/ is the room of the arithmetic: templates over the vector and element types of simd/, which isa/ instantiates
+// once per instruction set tier.
+//
+// This file: the contract of every kernel, beside its arguments. One KernelTable per ISA tier drives dispatch, tests
+// and benchmarks.
 //
 // All kernels are stateless: they allocate nothing, spawn nothing, lock nothing, and may run on any number of threads
 // with distinct outputs. Strides are in floats. Pointers need the alignment of a float only. Outputs never overlap

@@ -1,5 +1,5 @@
 // What config.json says of a model, as far as running it needs: SqueezeBERT's and BERT's fields, their defaults, and
-// the checks of squeezebert_kernels/configuration.py.
+// the checks of squeezebert_kernels/models/configuration.py.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -24,9 +24,8 @@ struct Topology {
   // - Several: never the slowest, a straggler that every op would wait for, unless its capacity is known to be at least
   //   3/4 of the largest (phones with no little cores). Another cluster stays out if its capacity is known to be less
   //   than half.
-  // - x86: all CPUs. Its frequencies differ by single cores' boost, and the slow cores of a hybrid do about half of
-  // what
-  //   the fast ones do, in numbers that pay once work is handed out dynamically.
+  // - x86: all CPUs. Its frequencies differ by single cores' boost. The slow cores of a hybrid do about half of what
+  //   the fast ones do, and there are enough of them to pay once work is handed out dynamically.
   std::vector<int> big_cores() const;
 };
 

@@ -44,9 +44,9 @@ class Pieces {
 // One buffer, which every cut() cuts anew: pieces of the cut before are void then.
 class Workspace {
  public:
-  // describe(pieces) takes pieces and returns them, in whatever it likes; so does this. It runs twice: first to add up
-  // what it takes, with addresses that must not be used, then with the memory. It must take the same both times.
-  // Throws std::bad_alloc.
+  // Returns what `describe`(pieces) returns, usually a struct of the pieces that it takes. describe runs twice: first
+  // to add up what it takes, with addresses that must not be used, and then with the memory. So it must take the same
+  // both times. Throws std::bad_alloc.
   template <class F>
   auto cut(const F& describe) {
     constexpr std::size_t unlimited = std::numeric_limits<std::size_t>::max() / kCacheLine * kCacheLine;

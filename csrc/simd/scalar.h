@@ -1,4 +1,6 @@
-// The Vec concept, described here and met by avx2.h, avx512.h and neon.h; and its scalar model, which runs anywhere.
+// simd/ is the room of intrinsics: vectors and elements of every instruction set.
+//
+// This file: the Vec concept, which avx2.h, avx512.h and neon.h meet, and its scalar model, which runs anywhere.
 //
 // A Vec is a stateless struct of static functions over one register type:
 //   f32, lanes          a vector of `lanes` floats

@@ -1,7 +1,7 @@
 // torch/ is the room of the torch ops over ops/ and training/: the only one that includes torch's headers.
 //
 // This file: the arguments of the ops, checked and kept alive for as long as an op runs. Python says what is wrong with
-// an argument in better messages (squeezebert_kernels/validation.py). The checks here keep a direct call through
+// an argument in better messages (squeezebert_kernels/ops/validation.py). The checks here keep a direct call through
 // torch.ops from reading out of bounds.
 #pragma once
 #include <torch/csrc/stable/library.h>
@@ -29,7 +29,7 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 // Begins the message of every refusal, an argument of the caller's that does not fit. Python looks for it, and raises a
-// ValueError with the rest of the line (squeezebert_kernels/dispatch.py); it passes on other errors as they are.
+// ValueError with the rest of the line (squeezebert_kernels/ops/dispatch.py); it passes on other errors as they are.
 inline constexpr char kRefusal[] = "squeezebert_kernels refuses: ";
 
 template <class... Parts>

@@ -1,5 +1,5 @@
 // The CPU kernels as torch ops, on the LibTorch stable ABI: torch headers are included in this folder only. Schemas,
-// shape functions and gradients are in squeezebert_kernels/schemas.py and gradients.py.
+// shape functions and gradients are in squeezebert_kernels/ops/schemas.py and gradients.py.
 #include <torch/csrc/stable/library.h>
 
 #include <string>

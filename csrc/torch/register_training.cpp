@@ -1,6 +1,6 @@
-// Training as torch ops: forward passes that return what gradients need, and the gradients. squeezebert_kernels/
-// schemas.py has the schemas, training.py calls them. Activations and parameters may be float32, float16 or bfloat16;
-// half precision is widened on the way in and rounded on the way out.
+// Training as torch ops: forward passes that return what gradients need, and the gradients. schemas.py in
+// squeezebert_kernels/ops/ has the schemas, training.py calls them. Activations and parameters may be float32, float16
+// or bfloat16; half precision is widened on the way in and rounded on the way out.
 #include <torch/csrc/stable/library.h>
 
 #include <array>

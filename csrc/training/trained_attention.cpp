@@ -5,7 +5,7 @@
 namespace sbk {
 namespace {
 
-// Queries at a time: what there is of them, keys times them, stays in L2.
+// Queries at a time: few enough for their scores over all keys to stay in L2.
 constexpr int64_t kQueries = 64;
 
 // One head of one sequence, and scratch for a block of queries.

@@ -2,7 +2,7 @@
 // gradients, over whole tensors. This file has all that frontends call.
 //
 // All tensors are fp32, token-major and contiguous. `compute` is what convolutions multiply in, fp32 or bf16 (fp32
-// where the tier has no instruction for it); sums, and everything else, are fp32. Results depend neither on the number
+// where the tier has no instruction for it); sums and everything else are fp32. Results depend neither on the number
 // of threads nor on how work is shared. Thread-safe; scratch memory is the calling threads'; std::bad_alloc is the only
 // exception.
 #pragma once
@@ -41,13 +41,14 @@ struct ConvBackward {
 
 // Scratch: all of Scope::block, op and task, whose contents are lost.
 //
-// Gradients of `count` convolutions that read the same x, [rows][in_channels]: of their weights, and in dx, unless its
-// data is null, the sum of what they say of x.
+// Gradients of `count` convolutions that read the same x, [rows][in_channels]: of their weights and biases, and of x.
+// The gradient of x, the sum over the convolutions, goes to dx unless its data is null.
 void conv_backward(const KernelTable& table, const Parallel& parallel, Compute compute, const ConvBackward* convs,
                    int64_t count, Input x, int64_t rows, Output dx);
 
 // The places in a layer where values are dropped. The numbers are part of the generator's counter (kernels/table.h,
-// Dropout), of ops.dropout_factors, and of the Triton kernels: squeezebert_kernels/_native.py has the same.
+// Dropout), of ops.dropout_factors, and of the Triton kernels: DropoutSite of squeezebert_kernels/_native.py has the
+// same.
 enum class DropoutSite : uint32_t { probabilities = 0, post = 1, output = 2 };
 inline constexpr int64_t kDropoutSites = 3;
 

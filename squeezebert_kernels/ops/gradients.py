@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._native import DropoutSite
 from . import reference
 
 aten = torch.ops.aten
@@ -147,7 +148,9 @@ def _plain_attention(
     if seed is not None:
         x, heads = arguments["x"], arguments["num_heads"]
         batch, length = x.shape[:2]
-        factors = _kernels().dropout_factors(seed, 0, batch * heads * length, length, dropout_p)
+        factors = _kernels().dropout_factors(
+            seed, int(DropoutSite.PROBABILITIES), batch * heads * length, length, dropout_p
+        )
         factors = factors.view(batch, heads, length, length).to(x.dtype)
     return reference.attention_block(**arguments, dropout_factors=factors)
 
@@ -161,8 +164,8 @@ def _plain_post_attention(
         residual = arguments["residual"]
         size = residual.numel() // residual.shape[-1], residual.shape[-1]
         factors = [
-            _kernels().dropout_factors(seed, site, *size, p).view(residual.shape).to(residual.dtype)
-            for site, p in ((1, post_dropout_p), (2, output_dropout_p))
+            _kernels().dropout_factors(seed, int(site), *size, p).view(residual.shape).to(residual.dtype)
+            for site, p in ((DropoutSite.POST, post_dropout_p), (DropoutSite.OUTPUT, output_dropout_p))
         ]
     return reference.post_attention_block(**arguments, dropout_factors=factors)
 

@@ -1,16 +1,20 @@
 """Attention for training as Triton kernels: forward with dropout, and backward by recomputation (arXiv 2307.08691).
 
-Probabilities are recomputed from q, k and lse, each row divided by its own sum anew: where a mask of -1e9 or of the
-least number hides a whole row, lse has lost the logarithm of that sum to rounding. Everything is in the natural
-logarithm for the same reason: a change of base would round lse by more than a probability can bear. If a mask of -inf
-hides all keys from a query, its context and gradients are 0. ``lse`` is the logarithm of a query's sum of exponentials.
+Probabilities are recomputed from q, k and lse. lse is the log-sum-exp of a row of scores: the logarithm of the sum of
+exp(score) over all keys, so that exp(score - lse) is the probability. Each row is divided by its own sum anew: where a
+mask of -1e9 or of the least number hides a whole row, lse has lost the logarithm of that sum to rounding. Everything is
+in the natural logarithm for the same reason: a change of base would round lse by more than a probability can bear. If a
+mask of -inf hides all keys from a query, its context and gradients are 0.
 """
 
 import triton
 import triton.language as tl
 
+from .._native import DropoutSite
 from .device_functions import dot, let_next_start, wait_for_input
 from .dropout import dropout_tile
+
+_SITE = tl.constexpr(int(DropoutSite.PROBABILITIES))
 
 
 @triton.jit
@@ -86,7 +90,7 @@ def training_flash_kernel(
         shrink = tl.exp(highest - base)
         total = total * shrink + tl.sum(p, 1)
         if DROPOUT:
-            p *= dropout_tile(tl.load(seed), first_row + queries, start, threshold, keep_scale, 0, BLOCK_N, True)
+            p *= dropout_tile(tl.load(seed), first_row + queries, start, threshold, keep_scale, _SITE, BLOCK_N, True)
         context = dot(p.to(dtype), vs, context * shrink[:, None], PRECISION, UPCAST)
         highest = new
     let_next_start(PDL)
@@ -129,7 +133,7 @@ def query_grad_kernel(
         total += tl.sum(p, 1)
         dp = dot(gs, tl.trans(vs), zeros, PRECISION, UPCAST)
         if DROPOUT:
-            dp *= dropout_tile(tl.load(seed), first_row + queries, start, threshold, keep_scale, 0, BLOCK_N, True)
+            dp *= dropout_tile(tl.load(seed), first_row + queries, start, threshold, keep_scale, _SITE, BLOCK_N, True)
         acc = dot((p * (dp - d[:, None])).to(dtype), ks, acc, PRECISION, UPCAST)
     let_next_start(PDL)
     over = 1.0 / tl.where(total == 0.0, 1.0, total)
@@ -173,7 +177,7 @@ def key_value_grad_kernel(
         dp = dot(vs, tl.trans(gs), zeros, PRECISION, UPCAST)
         if DROPOUT:
             factors = dropout_tile(
-                tl.load(seed), first_row + queries, block * BLOCK_N, threshold, keep_scale, 0, BLOCK_N, True
+                tl.load(seed), first_row + queries, block * BLOCK_N, threshold, keep_scale, _SITE, BLOCK_N, True
             )
             factors = tl.trans(factors)
             dp *= factors

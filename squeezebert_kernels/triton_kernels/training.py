@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._native import DropoutSite
 from . import launchers
 from .attention_backward import key_value_grad_kernel, query_grad_kernel, training_flash_kernel
 from .backward import (
@@ -56,7 +57,6 @@ BLOCKS: dict[str, dict[str, dict[str, int]]] = {
 Blocks of attention are for heads of up to 64."""
 PARTS = 256
 """The most parts into which a sum over tokens is split, for parallelism. One number for all GPUs: the same bits."""
-_SITES = {"attention": 0, "post": 1, "output": 2}
 
 
 def _blocks(kind: str, x: Tensor) -> dict[str, int]:
@@ -87,7 +87,7 @@ def _conv_blocks(x: Tensor, tokens: int, k: int, n: int, activation: str) -> dic
 
 def _conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, groups: int,
-    activation: str = "none", site: str | None = None, p: float = 0.0, seed: Tensor | None = None,
+    activation: str = "none", site: DropoutSite | None = None, p: float = 0.0, seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """``dropout(conv(x) + bias) + residual`` [..., C_out], and its activation (itself with none)."""
     out = x.new_empty((*x.shape[:-1], weight.shape[0]))
@@ -103,7 +103,7 @@ def _conv(
             rows, weight, launchers.vector(bias, rows), added, seed if drops else rows, out, activated,
             tokens, rows.stride(0), added.stride(0), *_dropout(p),
             GROUPS=groups, K=k, N=n, HAS_BIAS=bias is not None, RESIDUAL=residual is not None, ACTIVATION=activation,
-            SITE=_SITES[site] if drops and site is not None else 0, **config,
+            SITE=int(site) if drops and site is not None else 0, **config,
         )  # fmt: skip
     return out, activated
 
@@ -190,7 +190,7 @@ def grouped_pointwise_conv_backward(
 
 
 def _norm_backward(
-    grad: Tensor, z: Tensor, gamma: Tensor, eps: float, site: str, p: float, seed: Tensor | None,
+    grad: Tensor, z: Tensor, gamma: Tensor, eps: float, site: DropoutSite, p: float, seed: Tensor | None,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:  # fmt: skip
     """Backward of ``layer_norm(dropout(conv) + residual)``, the sum of which is ``z`` [T, C].
@@ -208,7 +208,7 @@ def _norm_backward(
     launchers.launch(  # of no tokens too, for sums of 0
         norm_backward_kernel, programs,
         grad, z, gamma.contiguous(), seed if drops else z, dz, dropped, sums, tokens, part, eps, *_dropout(p),
-        C=channels, SITE=_SITES[site] if drops else 0, ROWS=at_once, BLOCK_C=block_c,
+        C=channels, SITE=int(site) if drops else 0, ROWS=at_once, BLOCK_C=block_c,
         num_warps=4 if block_c <= 2048 else 8, num_stages=1,
     )  # fmt: skip
     return dz, dropped, [_column_sums(t, gamma.new_empty(channels)) if n else None for t, n in zip(sums, needs)]
@@ -224,12 +224,12 @@ def post_attention_block_train(
     """The block with dropout behind its first and last convolution: y, and what backward needs: the sum in front of
     the first LayerNorm, h, the input of the activation, the sum in front of the second."""
     post_sum, _ = _conv(
-        context, post_weight, post_bias, residual, post_groups, site="post", p=post_dropout_p, seed=seed
+        context, post_weight, post_bias, residual, post_groups, site=DropoutSite.POST, p=post_dropout_p, seed=seed
     )
     h = launchers.layer_norm(post_sum, post_norm_weight, post_norm_bias, post_eps)
     z, hidden = _conv(h, intermediate_weight, intermediate_bias, None, intermediate_groups, activation)
     output_sum, _ = _conv(
-        hidden, output_weight, output_bias, h, output_groups, site="output", p=output_dropout_p, seed=seed
+        hidden, output_weight, output_bias, h, output_groups, site=DropoutSite.OUTPUT, p=output_dropout_p, seed=seed
     )
     y = launchers.layer_norm(output_sum, output_norm_weight, output_norm_bias, output_eps)
     return y, post_sum, h, z, output_sum
@@ -246,7 +246,7 @@ def post_attention_block_backward(
     x = context
     grad, post_sum, h, z, output_sum = (_rows(t, x) for t in (grad, post_sum, h, z, output_sum))
     d_sum, d_out, (d_out_gamma, d_out_beta, d_out_bias) = _norm_backward(
-        grad, output_sum, output_norm_weight, output_eps, "output", output_dropout_p, seed,
+        grad, output_sum, output_norm_weight, output_eps, DropoutSite.OUTPUT, output_dropout_p, seed,
         (needs[10], needs[11], needs[9]),
     )  # fmt: skip
     dx = d_residual = d_post_w = d_post_bias = d_post_gamma = d_post_beta = d_inter_w = d_inter_b = d_out_w = None
@@ -259,8 +259,9 @@ def post_attention_block_backward(
     if below:
         dh, _ = _input_grad([dz], [intermediate_weight], intermediate_groups, d_sum)
         d_sum, d_post, (d_post_gamma, d_post_beta, d_post_bias) = _norm_backward(
-            dh, post_sum, post_norm_weight, post_eps, "post", post_dropout_p, seed, (needs[4], needs[5], needs[3])
-        )
+            dh, post_sum, post_norm_weight, post_eps, DropoutSite.POST, post_dropout_p, seed,
+            (needs[4], needs[5], needs[3]),
+        )  # fmt: skip
         d_residual = d_sum.view((*x.shape[:-1], d_sum.shape[-1])) if needs[1] else None
         d_post_w = _weight_grad(d_post, launchers.rows_of(context), post_weight, post_groups) if needs[2] else None
         dx = _input_grad([d_post], [post_weight], post_groups)[0].view(x.shape) if needs[0] else None

@@ -1,14 +1,17 @@
 """The blocks of a layer in training: values, dropout and gradients against float64."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.library import opcheck
 
 from squeezebert_kernels import ops
+from squeezebert_kernels._native import DropoutSite
 from squeezebert_kernels.ops import reference
 
 kernels = torch.ops.squeezebert_kernels
@@ -260,6 +263,22 @@ def test_a_probability_that_is_none(p):
     tensors = [t.float() for t in tensors]
     with pytest.raises((TypeError, ValueError), match="output_dropout_p must be a probability"):
         ops.post_attention_block(*tensors, **options, output_dropout_p=p)
+
+
+def test_dropout_sites_are_those_of_the_kernels():
+    """The numbers are said once in Python and once in C++."""
+    header = Path(__file__).resolve().parents[1] / "csrc" / "training" / "trained_blocks.h"
+    if not header.exists():
+        pytest.skip("not a source tree")
+    listed = re.search(r"enum class DropoutSite : uint32_t \{(.*?)\};", header.read_text(), re.DOTALL)[1]
+    sites = {name.upper(): int(number) for name, number in re.findall(r"(\w+) = (\d+)", listed)}
+    assert sites == {site.name: int(site) for site in DropoutSite}
+    seed = torch.tensor([1])
+    for site in sites.values():
+        assert kernels.dropout_factors(seed, site, 1, 1, 0.5).shape == (1, 1)
+    for site in (-1, len(sites)):
+        with pytest.raises(RuntimeError, match=f"there is no dropout site {site}"):
+            kernels.dropout_factors(seed, site, 1, 1, 0.5)
 
 
 def test_what_does_not_go_with_training():
