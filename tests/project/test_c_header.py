@@ -45,7 +45,7 @@ HEADS = numbers("sbk_head", "SBK_HEAD_")
 
 
 def test_the_exporter_has_the_numbers_of_the_header():
-    assert {"dtype_default": 0, **c_library.DTYPES} == DTYPES
+    assert {"dtype_default": 0, **c_library.DTYPE_NUMBERS} == DTYPES
     assert c_library.HEADS == HEADS
     assert numbers("sbk_status", "SBK_")["ok"] == 0
 
