@@ -7,8 +7,8 @@ namespace sbk {
 namespace {
 
 // The coefficients of Exp, Erf and ErfOfHalves: scripts/fit_polynomials.py fits them again. The errors beside them are
-// those of the coefficients as they stand here, before the kernels round each step; tests/project/test_polynomials.py checks
-// them.
+// those of the coefficients as they stand here, before the kernels round each step; tests/project/test_polynomials.py
+// checks them.
 
 // exp(r) = 1 + r + r^2 (c[0] + c[1] r + ... + c[4] r^4) on |r| <= ln2 / 2.
 struct Exp {  // relative error 2.1e-8: the fit had 1.00000004 r, which float rounds to r
