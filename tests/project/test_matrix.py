@@ -222,3 +222,18 @@ def test_the_oldest_row_is_the_oldest_that_pyproject_admits(committed):
     assert project["requires-python"] == f">={oldest.python}"
     for requirement in (oldest.torch, oldest.transformers):
         assert requirement.replace("==", ">=").removesuffix(".*") in project["dependencies"]
+
+
+@pytest.mark.parametrize(
+    "pattern, key, found",
+    [
+        (r"GCC >= (\d+)", "cxx", r"g\+\+-(\d+)$"),
+        (r"clang >= (\d+)", "cxx", r"clang\+\+-(\d+)$"),
+        (r"Python >= (\d+\.\d+)", "python", r"(\d+\.\d+)$"),
+        (r"torch >= (\d+\.\d+)", "torch", r"==(\d+\.\d+)"),
+    ],
+)
+def test_the_readme_promises_no_older_version_than_the_table_has(committed, pattern, key, found):
+    promised = set(re.findall(pattern, (ROOT / "README.md").read_text(encoding="utf-8")))
+    versions = [match[1] for row in committed.rows if (match := re.search(found, getattr(row, key)))]
+    assert promised == {min(versions, key=lambda version: tuple(map(int, version.split("."))))}
