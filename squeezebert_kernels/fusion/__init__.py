@@ -3,6 +3,6 @@
 optimize        optimize, restore, enable, disable
 report          what runs on the kernels, and why the rest does not
 stock_classes   transformers' own encoders, with the kernels under them
-one_copy        frees original weights where the packed ones are enough
+free_originals  frees original weights where the packed ones are enough
 int8_quantizer  int8 checkpoints through transformers' from_pretrained and save_pretrained
 """

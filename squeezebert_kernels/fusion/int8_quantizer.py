@@ -17,9 +17,9 @@ from torch import nn
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import register_quantizer
 
-from ..weights.frozen import QuantizedRows, frozen_weights, int8_state_dict, put, return_memory
 from ..weights.int8_config import QUANT_METHOD, bare_name
-from .one_copy import leave_one_copy
+from ..weights.stand_ins import QuantizedRows, frozen_weights, int8_state_dict, put, return_memory
+from .free_originals import leave_one_copy
 from .optimize import optimize, restore
 from .report import report
 

@@ -14,9 +14,9 @@ from ..layers.fused_layer import forget_plan, remember_fallback
 from ..layers.marks import COMPUTE, ORIGINAL_CLASS, ORIGINAL_DTYPES, forget_packed
 from ..layers.padding import set_skip_padding
 from ..models.squeezebert import SqueezeBertEncoder
-from ..weights.frozen import frozen_weights, return_memory, thaw
 from ..weights.int8_config import mark_int8, unmark_int8
-from .one_copy import leave_one_copy
+from ..weights.stand_ins import frozen_weights, return_memory, thaw
+from .free_originals import leave_one_copy
 from .report import Report, conv_reason, report
 from .stock_classes import FUSED_TO_STOCK, HOMES, STOCK_TO_FUSED, WHOLE, FusedBertEncoder, FusedSqueezeBertEncoder
 

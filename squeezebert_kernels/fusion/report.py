@@ -16,8 +16,8 @@ from ..layers.parts import activation_name, own_class, why_not_fused
 from ..models.squeezebert import FAMILY, SqueezeBertModule
 from ..ops import devices
 from ..ops.devices import why_no_kernel
-from ..weights.frozen import PackedWeight, frozen_weights
 from ..weights.packing import PackedWeights
+from ..weights.stand_ins import PackedWeight, frozen_weights
 from .stock_classes import BERT, SQUEEZEBERT, STOCK_BERT_LAYER, STOCK_SQUEEZEBERT_ENCODER, STOCK_TO_FUSED
 
 # Fewer channels per group than this leave most lanes of a vector idle.

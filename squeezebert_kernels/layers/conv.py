@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import validation
-from ..weights.frozen import freeze
 from ..weights.packing import PackedWeights, changes_unseen
+from ..weights.stand_ins import freeze
 from .marks import COMPUTE, PACKED_CONV
 
 __all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "TokenMajorConv1d", "compute_dtype", "why_not_pointwise"]

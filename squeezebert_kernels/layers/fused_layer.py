@@ -20,8 +20,8 @@ from ..layer_arguments import LayerCall, LayerOptions, LayerTensors
 from ..ops import training
 from ..ops.devices import why_no_kernel
 from ..ops.torch_state import is_tracing, under_transform, wants_gradients
-from ..weights.frozen import FrozenWeight, for_kernels, freeze
 from ..weights.packing import PackedWeights, changes_unseen
+from ..weights.stand_ins import FrozenWeight, for_kernels, freeze
 from .conv import compute_dtype
 from .marks import PACKED_ATTENTION, PACKED_BY_PART, PACKED_POST_ATTENTION
 from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_not_fused

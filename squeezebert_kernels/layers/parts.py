@@ -15,8 +15,8 @@ from transformers.models.bert import modeling_bert
 from transformers.models.squeezebert import modeling_squeezebert
 
 from ..compat import TRANSFORMERS_5
-from ..weights.frozen import PackedWeight, QuantizedRows
 from ..weights.packing import changes_unseen
+from ..weights.stand_ins import PackedWeight, QuantizedRows
 from .conv import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise
 
 __all__ = [

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .frozen import frozen_weights
+from .stand_ins import frozen_weights
 
 __all__ = ["QUANT_METHOD", "Int8Config", "bare_name", "mark_int8", "scale_names", "unmark_int8"]
 

@@ -13,7 +13,7 @@ from .. import ops
 from ..ops.devices import KERNEL_DTYPES
 from ..ops.functions import is_current
 from ..ops.torch_state import is_tracing, under_transform
-from .frozen import QuantizedRows, packed_of
+from .stand_ins import QuantizedRows, packed_of
 
 _PACKABLE = (torch.nn.Parameter, Tensor, QuantizedRows)
 

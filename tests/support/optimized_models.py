@@ -4,7 +4,7 @@ import torch
 import transformers
 
 import squeezebert_kernels as sbk
-from squeezebert_kernels.weights.frozen import frozen_weights
+from squeezebert_kernels.weights.stand_ins import frozen_weights
 
 from .hf_models import TINY, stock
 

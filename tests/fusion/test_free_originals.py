@@ -13,7 +13,7 @@ from torch import nn
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels import ops
-from squeezebert_kernels.weights import frozen
+from squeezebert_kernels.weights import stand_ins
 
 OPTIONS = {"float32": {}, "bfloat16": {"dtype": torch.bfloat16}, "int8": {"quantization": "int8"}}
 MODELS = {
@@ -81,7 +81,7 @@ def test_the_originals_are_gone():
     sbk.optimize(model, free_original=True)
     output(model)
     gc.collect()
-    dense = [p for p in model.encoder.parameters() if p.dim() > 1 and not isinstance(p, frozen.FrozenWeight)]
+    dense = [p for p in model.encoder.parameters() if p.dim() > 1 and not isinstance(p, stand_ins.FrozenWeight)]
     packed = {id(w.packed): w.packed.numel() for w in kept_weights(model)}
     assert packed
     assert not dense
@@ -93,7 +93,7 @@ def test_the_originals_are_gone():
 def test_kernels_get_no_dense_weights(monkeypatch):
     model = one_copy()
     expected = output(model)
-    monkeypatch.setattr(frozen.PackedWeight, "dense", lambda self: pytest.fail("unpacked"))
+    monkeypatch.setattr(stand_ins.PackedWeight, "dense", lambda self: pytest.fail("unpacked"))
     assert torch.equal(output(model), expected)
     with torch.enable_grad():  # nothing of the graph is used
         assert torch.equal(model(**batch())[0], expected)
@@ -216,13 +216,13 @@ def test_nothing_is_freed_where_optimize_fails():
         sbk.optimize(model, free_original=True, strict=True)
     assert not kept_weights(model)
     sbk.optimize(model, free_original=True)  # the layer that falls back keeps its weights
-    assert {name.split(".")[2] for name, _, _ in frozen.frozen_weights(model)} == {"0"}
+    assert {name.split(".")[2] for name, _, _ in stand_ins.frozen_weights(model)} == {"0"}
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_a_failure_halfway_frees_nothing(monkeypatch):
     model, calls = squeezebert(), []
-    real = frozen.PackedWeight.__init__
+    real = stand_ins.PackedWeight.__init__
 
     def fail_at_last(self, *args):
         calls.append(1)
@@ -230,7 +230,7 @@ def test_a_failure_halfway_frees_nothing(monkeypatch):
             raise MemoryError
         real(self, *args)
 
-    monkeypatch.setattr(frozen.PackedWeight, "__init__", fail_at_last)
+    monkeypatch.setattr(stand_ins.PackedWeight, "__init__", fail_at_last)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(MemoryError):
         sbk.optimize(model, free_original=True)
@@ -259,12 +259,12 @@ def test_embedding_of_int8_rows(shape):
         embedding.weight[3] = 0
         embedding.weight[4] = 1e-42
     exact, ids = embedding.weight.detach().clone(), torch.randint(0, 9, shape)
-    frozen.freeze_rows(embedding)
+    stand_ins.freeze_rows(embedding)
     assert torch.equal(embedding(ids), embedding.weight.dense()[ids])
     step = exact.abs().amax(1, keepdim=True) / 127
     assert ((embedding.weight.dense() - exact).abs() <= 0.501 * step + 1e-38).all()
     again = nn.Embedding.from_pretrained(embedding.weight.dense())
-    frozen.freeze_rows(again)
+    stand_ins.freeze_rows(again)
     assert torch.equal(again.weight.quantized, embedding.weight.quantized)
     assert torch.equal(again.weight.scale, embedding.weight.scale)
 
@@ -297,7 +297,7 @@ def test_unpack_is_the_inverse_of_pack(dtype):
 @pytest.mark.parametrize("bad", [-1, 9])
 def test_embeddings_check_indices(bad):
     embedding = nn.Embedding(9, 5)
-    frozen.freeze_rows(embedding)
+    stand_ins.freeze_rows(embedding)
     with pytest.raises(IndexError):
         embedding(torch.tensor([1, bad]))
     with pytest.raises(RuntimeError, match="Long"):

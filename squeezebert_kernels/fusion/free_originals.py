@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.fused_layer import freeze_layer
-from ..weights.frozen import freeze_rows
+from ..weights.stand_ins import freeze_rows
 from .report import Report
 
 __all__ = ["leave_one_copy"]
