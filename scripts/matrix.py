@@ -39,7 +39,7 @@ REPORT = ROOT / "docs" / "matrix.md"
 WORK = ROOT / "build" / "matrix"
 DEVELOPMENT = "development"
 LIBRARY = Path("squeezebert_kernels") / "_C.abi3.so"
-PASSED, FAILED, NOT_RUN = "passed", "FAILED", "not run"
+PASSED, FAILED, NOT_RUN, PENDING = "passed", "FAILED", "not run", "pending"
 # Set by the Makefile for its own environment; a row has its own.
 OUTER_VARIABLES = (
     "VENV",
@@ -358,9 +358,13 @@ an environment of its own. Each row is built, runs `squeezebert-kernels doctor` 
 Python tests. Some rows run C++ tests of the kernels too. "Development's binary" is `doctor` once
 more, with the library that the row `development` built.
 
-"Not run" means that something was not to be had on the machine, or that the row's turn has not come
-yet. The reason stands in the same line. Only the newest run of each row is kept:
-`make matrix MATRIX_ARGS="gcc-11 oldest"` runs two rows and leaves the other lines as they are.
+- *passed*: every step succeeded. *FAILED*: a step did not; the line says which one.
+- *not run*: something that the row needs was not to be had on the machine; the line says what.
+- *pending*: the row has not been run to its end. It is expected to work, and is not promised.
+
+Only the newest run of each row is kept. `make matrix MATRIX_ARGS="gcc-11 oldest"` runs two rows and
+leaves the other lines as they are. `make test` runs every test on a machine like the one of the row
+`development`.
 
 | row | result | compiler | Python | torch | transformers | what | when, where |
 |---|---|---|---|---|---|---|---|
@@ -379,7 +383,7 @@ def read_report(text: str) -> dict[str, list[str]]:
 
 
 def merge_report(text: str, table: Table, results: dict[str, str]) -> str:
-    """The page: the lines of ``results`` (by row), the old ones of other rows, "never run yet" where there is none."""
+    """The page: the lines of ``results`` (by row), the old ones of other rows, "pending" where there is none."""
     old = read_report(text)
     lines = []
     for row in table.rows:
@@ -389,7 +393,7 @@ def merge_report(text: str, table: Table, results: dict[str, str]) -> str:
             lines.append("| " + " | ".join(old[row.name]) + " |")
         else:
             versions = (row.cxx, row.python, row.torch, row.transformers)
-            lines.append(report_line(Result(row.name, NOT_RUN, versions, "never run yet"), ""))
+            lines.append(report_line(Result(row.name, PENDING, versions, ""), ""))
     return HEADER + "\n".join(lines) + "\n"
 
 

@@ -176,8 +176,7 @@ def test_exit_status_and_page(script, capsys):
 def test_a_row_that_was_not_asked_for_is_never_absent(script):
     assert matrix.main(["two"]) == 0
     cells = matrix.read_report(matrix.REPORT.read_text())
-    assert cells["three"][1:3] == [matrix.NOT_RUN, "no-such-compiler"]
-    assert "never run yet" in cells["three"]
+    assert cells["three"][1:3] == [matrix.PENDING, "no-such-compiler"]
     before = cells["two"]
     assert matrix.main(["development"]) == 0
     assert matrix.read_report(matrix.REPORT.read_text())["two"] == before
@@ -202,18 +201,19 @@ def test_the_page_holds_every_row_as_the_table_has_it(committed):
     assert list(cells) == [row.name for row in committed.rows]
     for row in committed.rows:
         _, outcome, _, python, torch, *_ = cells[row.name]
-        assert outcome in (matrix.PASSED, matrix.NOT_RUN), row.name
+        assert outcome in (matrix.PASSED, matrix.NOT_RUN, matrix.PENDING), row.name
         assert python.startswith(row.python), row.name
         if outcome == matrix.PASSED and "==" in row.torch:
             assert torch.startswith(row.torch.partition("==")[2].rstrip("*")), row.name
 
 
-def test_classifiers_name_the_pythons_that_passed():
+def test_classifiers_name_the_pythons_that_passed(committed):
+    """A row that passed for the first time needs its classifier. `make test` itself runs on development's Python."""
     cells = matrix.read_report(matrix.REPORT.read_text(encoding="utf-8"))
-    passed = {".".join(line[3].split(".")[:2]) for line in cells.values() if line[1] == matrix.PASSED}
+    passed = {row.python for row in committed.rows if cells[row.name][1] == matrix.PASSED}
+    passed |= {row.python for row in committed.rows if row.name == matrix.DEVELOPMENT}
     project = matrix.load_toml(ROOT / "pyproject.toml")["project"]
-    classified = set(re.findall(r":: (3\.\d+)", "\n".join(project["classifiers"])))
-    assert classified == passed
+    assert set(re.findall(r":: (3\.\d+)", "\n".join(project["classifiers"]))) == passed
 
 
 def test_the_oldest_row_is_the_oldest_that_pyproject_admits(committed):
