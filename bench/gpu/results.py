@@ -33,7 +33,7 @@ class Budget:
 
 
 class Results:
-    """The JSON document, written anew after every measurement, so that whoever is killed has lost only the last."""
+    """The JSON document, written anew after every measurement: a program that is killed has lost only the last."""
 
     def __init__(self, path: Path, machine: dict[str, Any], settings: dict[str, Any]) -> None:
         self.path = path

@@ -397,7 +397,14 @@ def test_compiled_training_has_the_same_gradients():
         assert worst(got.grad, want.grad) <= 1e-5 * max(want.grad.abs().max().item(), 1e-3), name
 
 
-@pytest.mark.parametrize("name", HEADS)
+# A head is a linear map on what the model gives: `make test` exports one.
+EXPORTED = [
+    pytest.param(name, marks=[] if name in ("SqueezeBertModel", "SqueezeBertForMaskedLM") else [pytest.mark.wide])
+    for name in HEADS
+]
+
+
+@pytest.mark.parametrize("name", EXPORTED)
 @pytest.mark.parametrize("strict", [False, True])
 def test_exports_with_dynamic_batch_and_length(name, strict):
     model = pair(name, **TINY)[1]

@@ -318,7 +318,7 @@ def test_masks():
 
 # The best one is that of this process. Of the others `make test` runs the ones that share the least code with it.
 LOWER_TIERS = [
-    pytest.param(isa, marks=[pytest.mark.wide] if isa not in ("scalar", "avx2", "neon") else [])
+    pytest.param(isa, marks=[pytest.mark.wide] if isa not in ("avx2", "neon") else [])
     for isa in _native.available_isas()[:-1]
 ]
 

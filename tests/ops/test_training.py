@@ -267,9 +267,7 @@ def test_a_probability_that_is_none(p):
 
 def test_dropout_sites_are_those_of_the_kernels():
     """The numbers are said once in Python and once in C++."""
-    header = Path(__file__).resolve().parents[1] / "csrc" / "training" / "trained_blocks.h"
-    if not header.exists():
-        pytest.skip("not a source tree")
+    header = Path(__file__).resolve().parents[2] / "csrc" / "training" / "trained_blocks.h"
     listed = re.search(r"enum class DropoutSite : uint32_t \{(.*?)\};", header.read_text(), re.DOTALL)[1]
     sites = {name.upper(): int(number) for name, number in re.findall(r"(\w+) = (\d+)", listed)}
     assert sites == {site.name: int(site) for site in DropoutSite}

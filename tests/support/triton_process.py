@@ -12,11 +12,12 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def parametrized(cases):
-    """The names of cases. float16 differs from bfloat16 in an operand of an instruction: where a case has both, that of
-    float16 is wide."""
+def parametrized(cases, wide=("bf16-fp16",)):
+    """The names of cases. "bf16-fp16" in ``wide``: of a case that has both dtypes, that of float16 is wide. The two
+    differ in an operand of an instruction."""
     names = list(cases)
-    twins = {f"{name.removesuffix('-bf16')}-fp16" for name in names if name.endswith("-bf16")}
+    pairs = [pair.split("-") for pair in wide]
+    twins = {f"{n.removesuffix(first)}{other}" for n in names for first, other in pairs if n.endswith(f"-{first}")}
     return [pytest.param(name, marks=[pytest.mark.wide] if name in twins else []) for name in names]
 
 

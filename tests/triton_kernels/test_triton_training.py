@@ -11,7 +11,7 @@ from support.triton_process import parametrized, results_of
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
-NAMES = parametrized(triton_training_cases.cases())
+NAMES = parametrized(triton_training_cases.cases(), ("bf16-fp16", "fp32-bf16"))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "test-all.sh"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "test-all.sh"
 # Stands for scripts/env.sh, Python and clang: FAILING and SLOW are what a part calls.
 STUB = """#!/usr/bin/env bash
 called="$(basename "$0") $1 ${2:-}"
