@@ -86,6 +86,7 @@ format: $(STAMPS)/dev  ## let ruff and clang-format rewrite the sources
 	@find csrc bench tests examples python -name '*.h' -o -name '*.cc' -o -name '*.cpp' -o -name '*.c' | xargs $(BIN)/clang-format -i
 
 wheel: $(STAMPS)/base  ## build dist/*.whl for every Python >= 3.10
+	@rm -rf build/lib* build/bdist*  # setuptools would put modules that are gone into the wheel
 	@$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .
 
 runtime-wheel: $(STAMPS)/runtime  ## build dist/squeezebert_runtime-*.whl for this Python

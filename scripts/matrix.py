@@ -338,7 +338,7 @@ class RowRun:
         return ok
 
     def other_binary(self, command: str) -> bool:
-        """doctor with the library that the development row built, if that one has run."""
+        """doctor with the library that the development row built, if that one has run in this call."""
         library = WORK / LIBRARY.name
         if self.row.name == DEVELOPMENT or not library.exists():
             return True
@@ -422,6 +422,8 @@ def main(arguments: list[str] | None = None) -> int:
     def echo(line: str) -> None:
         print(line, flush=True)
 
+    if not options.list:
+        (WORK / LIBRARY.name).unlink(missing_ok=True)  # of other sources, perhaps
     results = []
     lines: dict[str, str] = {}
     for row in rows:

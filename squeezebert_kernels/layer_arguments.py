@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -85,6 +84,9 @@ class LayerCall(NamedTuple):
     @classmethod
     def bind(cls, *arguments: Any, **named: Any) -> LayerCall:
         """From ``arguments`` in the order of the schema, and ``named`` ones."""
+        if not named:  # as torch's dispatcher calls: in little time
+            tensors, options = LayerTensors._make(arguments[:18]), LayerOptions(*arguments[20:30])
+            return cls(tensors, arguments[18], arguments[19], options, *arguments[30:])
         given = dict(zip(ORDER, arguments), **named)
         tensors = LayerTensors(**{name: given.pop(name) for name in LayerTensors._fields if name in given})
         options = LayerOptions(**{name: given.pop(name) for name in LayerOptions._fields if name in given})
@@ -93,13 +95,6 @@ class LayerCall(NamedTuple):
     def in_order(self) -> tuple[Any, ...]:
         """The arguments in the order of the schema."""
         return (*self.tensors, self.attention_packed, self.post_packed, *self.options, self.offsets)
-
-    def by_blocks(self, attention_block: Callable[..., Tensor], post_attention_block: Callable[..., Tensor]) -> Tensor:
-        """What the op computes, by the two blocks that it consists of: they take the arguments of the ops of that name,
-        and pack for themselves."""
-        tensors, options = self.tensors, self.options
-        context = attention_block(*tensors.attention, **options.attention, offsets=self.offsets)
-        return post_attention_block(context, tensors.x, *tensors.behind_attention, **options.behind_attention)
 
 
 ORDER = (*LayerTensors._fields, "attention_packed", "post_packed", *LayerOptions._fields, "offsets")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-SCHEMA = "squeezebert-gpu-bench 1"
+SCHEMA = "squeezebert-gpu-bench 2"
 SECTIONS = ("correctness", "models", "micro", "bars")
 
 

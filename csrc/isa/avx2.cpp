@@ -1,4 +1,4 @@
-// AVX2 + FMA. CMakeLists.txt has the flags.
+// AVX2 + FMA. tiers.inc has the flags.
 #include "simd/avx2.h"
 
 #include "isa/instantiate.h"

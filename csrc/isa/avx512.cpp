@@ -1,4 +1,4 @@
-// AVX-512 F, BW, DQ, VL (Skylake-X on). CMakeLists.txt has the flags.
+// AVX-512 F, BW, DQ, VL (Skylake-X on). tiers.inc has the flags.
 #include "simd/avx512.h"
 
 #include "isa/instantiate.h"

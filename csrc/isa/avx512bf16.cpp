@@ -1,4 +1,4 @@
-// AVX-512 with VNNI and BF16 (Cooper Lake, Sapphire Rapids, Zen 4 on). CMakeLists.txt has the flags.
+// AVX-512 with VNNI and BF16 (Cooper Lake, Sapphire Rapids, Zen 4 on). tiers.inc has the flags.
 #include "simd/avx512bf16.h"
 #include "simd/avx512vnni.h"
 

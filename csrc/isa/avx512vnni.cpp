@@ -1,4 +1,4 @@
-// AVX-512 with VNNI (Cascade Lake, Ice Lake on). CMakeLists.txt has the flags.
+// AVX-512 with VNNI (Cascade Lake, Ice Lake on). tiers.inc has the flags.
 #include "simd/avx512vnni.h"
 
 #include "isa/instantiate.h"

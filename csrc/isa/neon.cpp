@@ -1,4 +1,4 @@
-// AArch64, armv8.0. CMakeLists.txt has the flags.
+// AArch64, armv8.0. tiers.inc has the flags.
 #include "simd/neon.h"
 
 #include "isa/instantiate.h"

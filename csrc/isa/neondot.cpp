@@ -1,4 +1,4 @@
-// AArch64 with FEAT_FP16 and FEAT_DotProd (Cortex-A76, Apple A13 on). CMakeLists.txt has the flags.
+// AArch64 with FEAT_FP16 and FEAT_DotProd (Cortex-A76, Apple A13 on). tiers.inc has the flags.
 #include "simd/neondot.h"
 #include "simd/neonfp16.h"
 

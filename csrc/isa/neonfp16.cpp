@@ -1,4 +1,4 @@
-// AArch64 with FEAT_FP16 (Cortex-A75 and Kryo 385 on). CMakeLists.txt has the flags.
+// AArch64 with FEAT_FP16 (Cortex-A75 and Kryo 385 on). tiers.inc has the flags.
 #include "simd/neonfp16.h"
 
 #include "isa/instantiate.h"

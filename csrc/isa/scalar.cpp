@@ -1,4 +1,4 @@
-// Plain C++, for any CPU. CMakeLists.txt has the flags.
+// Plain C++, for any CPU. tiers.inc has the flags.
 #include "simd/scalar.h"
 
 #include "isa/instantiate.h"

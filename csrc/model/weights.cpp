@@ -83,7 +83,7 @@ class CheckpointWeights : public Weights {
     return static_cast<const std::byte*>(tensor.data) + static_cast<uint64_t>(i) * value_size(tensor.type);
   }
 
-  // As squeezebert_kernels.frozen.freeze_rows rounds it.
+  // As squeezebert_kernels.weights.stand_ins.freeze_rows rounds it.
   Table int8_table(const std::string& name, const Tensor& tensor, int64_t rows, int64_t columns) {
     const uint64_t values = round_up_to_line(static_cast<uint64_t>(rows * columns));
     const uint64_t bytes = values + static_cast<uint64_t>(rows) * sizeof(float);

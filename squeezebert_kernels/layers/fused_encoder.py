@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layer_arguments import LayerCall
 from ..ops import validation
 from ..ops.devices import why_no_kernel
 from ..ops.torch_state import is_tracing
@@ -115,8 +114,7 @@ def _on_cuda(
     states = []
     for number, plan in enumerate(plans, 1):
         _check(plan, x, mask, offsets)
-        call = LayerCall(plan.with_input(x, mask), None, None, plan.options, offsets)
-        x = triton_kernels.encoder_layer(*call.in_order())
+        x = triton_kernels.layer(plan.with_input(x, mask), plan.options, offsets)
         if every_layer or number == len(plans):
             states.append(x)
     return states

@@ -5,14 +5,14 @@ same arguments, options keyword-only, arguments checked with messages that name 
 
 Kernels exist for float32 on CPU (C++) and for float32, float16 and bfloat16 on CUDA devices of compute capability 8.0
 or more (:mod:`squeezebert_kernels.triton_kernels`). Half-precision CPU inputs are computed in float32 and rounded once
-at the end; float64, and devices without kernels, go to :mod:`squeezebert_kernels.reference`.
+at the end; float64, and devices without kernels, go to :mod:`squeezebert_kernels.ops.reference`.
 
 Activations are token-major, [batch, sequence, channels]; weights are [C_out, C_in/groups] with any trailing 1s of a
 Conv1d/Conv2d weight. ``packed`` is an optional result of :func:`pack` for the same weights: it saves packing them in
 every call and changes no result.
 
-Schemas and shape functions are in :mod:`squeezebert_kernels.schemas`, gradients in
-:mod:`squeezebert_kernels.gradients`.
+Schemas and shape functions are in :mod:`squeezebert_kernels.ops.schemas`, gradients in
+:mod:`squeezebert_kernels.ops.gradients`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Gradients of the ops: kernels, and plain torch where the gradient itself is to be differentiated.
 
 The ops of inference leave nothing for their gradients, which compute again what they need. The ops of training
-(:mod:`squeezebert_kernels.training`) return it.
+(:mod:`squeezebert_kernels.ops.training`) return it.
 """
 
 from __future__ import annotations

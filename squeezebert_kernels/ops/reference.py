@@ -201,4 +201,7 @@ def encoder_layer(*tensors: Tensor | None, **named: Any) -> Tensor:
     if len(tensors) > len(LayerTensors._fields):
         raise TypeError(f"encoder_layer takes {len(LayerTensors._fields)} tensors by position, got {len(tensors)}")
     given = dict(zip(LayerTensors._fields, tensors))
-    return LayerCall.bind(**given, **named).by_blocks(attention_block, post_attention_block)
+    call = LayerCall.bind(**given, **named)
+    layer, options = call.tensors, call.options
+    context = attention_block(*layer.attention, **options.attention, offsets=call.offsets)
+    return post_attention_block(context, layer.x, *layer.behind_attention, **options.behind_attention)

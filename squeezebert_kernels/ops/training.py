@@ -1,7 +1,7 @@
 """The two blocks of a layer as they are trained: with dropout, and with gradients that recompute little.
 
 Forward passes are ops that also return what the gradients need (``*_train``), gradients are ops of their own
-(``*_backward``, see :mod:`squeezebert_kernels.gradients`). The functions take arguments that were checked.
+(``*_backward``, see :mod:`squeezebert_kernels.ops.gradients`). The functions take arguments that were checked.
 
 Dropout is that of torch: a value is kept with probability 1 - p and scaled by 1 / (1 - p). Which ones is a function of
 one number that each block draws from torch's generator of the device of x, so ``torch.manual_seed`` makes it

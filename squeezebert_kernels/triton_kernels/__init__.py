@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..layer_arguments import LayerCall
+from ..layer_arguments import LayerCall, LayerOptions, LayerTensors
 from . import configs, launchers
 from .training import (
     attention_block_backward,
@@ -39,6 +39,7 @@ __all__ = [
     "grouped_pointwise_conv",
     "grouped_pointwise_conv_backward",
     "grouped_pointwise_conv_layer_norm",
+    "layer",
     "post_attention_block",
     "post_attention_block_backward",
     "post_attention_block_train",
@@ -143,6 +144,14 @@ def post_attention_block(
     return launchers.layer_norm(y, output_norm_weight, output_norm_bias, output_eps)
 
 
+def layer(tensors: LayerTensors, options: LayerOptions, offsets: Tensor | None) -> Tensor:
+    """:func:`encoder_layer` of arguments that are named tuples already. By position, which costs the least time."""
+    attention: Any = (*tensors.attention, *options[:4], None, offsets)
+    rest: Any = (tensors.x, *tensors.behind_attention, *options[4:])
+    return post_attention_block(attention_block(*attention), *rest)
+
+
 def encoder_layer(*arguments: Any, **named: Any) -> Tensor:
     """:func:`squeezebert_kernels.ops.encoder_layer`."""
-    return LayerCall.bind(*arguments, **named).by_blocks(attention_block, post_attention_block)
+    call = LayerCall.bind(*arguments, **named)
+    return layer(call.tensors, call.options, call.offsets)

@@ -45,7 +45,7 @@ def whole(tmp_path_factory):
 
 def test_every_op_is_right(whole):
     _, _, data = whole
-    assert data["schema"] == "squeezebert-gpu-bench 1"
+    assert data["schema"] == "squeezebert-gpu-bench 2"
     assert data["failures"] == []
     assert {(r["op"], r["dtype"]) for r in data["correctness"]} == {(op, d) for op in OPS for d in ("fp32", "bf16")}
     for row in data["correctness"]:

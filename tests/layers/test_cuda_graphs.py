@@ -63,8 +63,10 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
 
-    for name in ("attention_block", "post_attention_block"):
-        monkeypatch.setattr(triton_kernels, name, getattr(reference, name))
+    def layer(tensors, options, offsets):
+        return reference.encoder_layer(*tensors, **options._asdict(), offsets=offsets)
+
+    monkeypatch.setattr(triton_kernels, "layer", layer)
 
 
 def squeezebert():
