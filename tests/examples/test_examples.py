@@ -59,9 +59,9 @@ def check(output):
     assert abs(scores["int8"] - scores["float32"]) < 0.03
 
 
-# The programs are alike, and share common.py: `make test` runs text_classification (below) and two more.
+# The programs are alike, and share common.py: `make test` runs text_classification (below) and the least alike.
 TRAINED = [
-    pytest.param(name, marks=[] if name in ("question_answering", "token_classification") else [pytest.mark.wide])
+    pytest.param(name, marks=[] if name == "question_answering" else [pytest.mark.wide])
     for name in SHORT
     if name != "text_classification"
 ]
