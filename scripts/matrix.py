@@ -210,11 +210,11 @@ def summary(log: str) -> str:
     """The closing line of pytest or ctest in short, e.g. "123 passed, 1 skipped"; "" if there is none."""
     for line in reversed(log.splitlines()):
         pytest = re.search(r"(\d+ (?:passed|failed|error).*?)(?:, \d+ warnings?)? in [\d.]+s", line)
-        ctest = re.search(r"(\d+) tests failed out of (\d+)", line)
+        ctest = re.search(r"tests passed(?:, (\d+) tests failed)? out of (\d+)", line)  # newer ones name no 0
         if pytest:
             return pytest[1]
         if ctest:
-            return f"{int(ctest[2]) - int(ctest[1])} of {ctest[2]} passed"
+            return f"{int(ctest[2]) - int(ctest[1] or 0)} of {ctest[2]} passed"
     return ""
 
 

@@ -96,6 +96,8 @@ def test_a_glob_of_the_suite_that_matches_nothing_is_an_error(tmp_path):
         ("...\n123 passed, 1 skipped, 8 warnings in 101.26s (0:01:41)\n", "123 passed, 1 skipped"),
         ("=== 2 failed, 5 passed in 3.00s ===\n", "2 failed, 5 passed"),
         ("98% tests passed, 1 tests failed out of 64\n\nTotal Test time (real) = 9 sec\n", "63 of 64 passed"),
+        ("100% tests passed, 0 tests failed out of 64\n", "64 of 64 passed"),
+        ("100% tests passed out of 64\n", "64 of 64 passed"),
         ("healthy\n", ""),
     ],
 )

@@ -341,9 +341,10 @@ TEST(range_of_fp16) {
                                            {0x1.002p0f, 1},
                                            {0x1.006p0f, 0x1.008p0f},
                                            {0x1.ff8p-15f, 0x1.ff8p-15f}};
-  for (const auto& [value, want] : cases) {
+  for (const auto& one : cases) {
+    const auto value = one.first, want = one.second;  // not bound: clang 14's lambdas capture no bindings
     for (const bool in_weight : {false, true}) {
-      const Context where([&, v = value] { return text("value=", v, " in_weight=", in_weight); });
+      const Context where([&] { return text("value=", value, " in_weight=", in_weight); });
       const float x = in_weight ? 1.0f : value, w = in_weight ? value : 1.0f;
       float encoded = 0, y = 0;
       low.encode({.x = &x, .ldx = 1, .y = &encoded, .ldy = 1, .quantization = nullptr, .rows = 1, .k = 1});
