@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..layers.conv import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from ..layers.cuda_graphs import set_cuda_graphs
 from ..layers.fused_layer import forget_plan, remember_fallback
-from ..layers.marks import COMPUTE, ORIGINAL_CLASS, ORIGINAL_DTYPES, forget_packed
+from ..layers.marks import CALL_CACHE, COMPUTE, ORIGINAL_CLASS, ORIGINAL_DTYPES, forget_packed
 from ..layers.padding import set_skip_padding
 from ..models.squeezebert import SqueezeBertEncoder
 from ..weights.int8_config import mark_int8, unmark_int8
@@ -227,7 +227,7 @@ def _restore_class(module: nn.Module) -> None:
     forget_plan(module)
     forget_packed(module)
     module.__dict__.pop(COMPUTE, None)
-    remember_fallback(module, None)
+    module.__dict__.pop(CALL_CACHE, None)
     set_skip_padding(module, False)
     set_cuda_graphs(module, False)
 

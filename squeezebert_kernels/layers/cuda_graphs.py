@@ -7,7 +7,6 @@ that comes, and replayed for every batch of it; the results are copied out of th
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .call_cache import call_cache, known_calls
 from .marks import CUDA_GRAPHS
 
 __all__ = ["MAX_TOKENS", "Replayed", "capture", "forget", "replay", "set_cuda_graphs", "uses_cuda_graphs"]
@@ -92,14 +92,13 @@ class _Graphs:
         """Of the last of them."""
 
 
-_encoders: weakref.WeakKeyDictionary[nn.Module, _Graphs] = weakref.WeakKeyDictionary()
 _capturing = threading.Lock()
 """CUDA allows one capture at a time in a process."""
 
 
 def forget(encoder: nn.Module) -> None:
     """Frees the graphs of ``encoder``."""
-    _encoders.pop(encoder, None)
+    known_calls(encoder).graphs = None
 
 
 def _key(variant: Any, x: Tensor, mask: Tensor | None) -> Any:
@@ -129,9 +128,10 @@ def capture(
         made_for: kept with the graph, to be compared before a replay. Graphs for anything else are freed.
         keep: the tensors that ``layers`` reads besides. Their memory lives as long as the graph.
     """
-    graphs = _encoders.get(encoder)
+    cache = call_cache(encoder)
+    graphs: _Graphs | None = cache.graphs
     if graphs is None or graphs.device != x.device:
-        graphs = _encoders[encoder] = _Graphs(x.device)
+        graphs = cache.graphs = _Graphs(x.device)
     # What a graph keeps must not become inference tensors, which nothing may write to later.
     with graphs.lock, _capturing, torch.cuda.device(x.device), torch.inference_mode(False), torch.no_grad():
         graphs.done.wait()
@@ -145,7 +145,7 @@ def capture(
 
 def replay(encoder: nn.Module, variant: Any, x: Tensor, mask: Tensor | None) -> Replayed | None:
     """Replays the graph that :func:`capture` made for arguments like these; None if there is none."""
-    graphs = _encoders.get(encoder)
+    graphs: _Graphs | None = known_calls(encoder).graphs
     if graphs is None or graphs.device != x.device:
         return None
     key = _key(variant, x, mask)

@@ -7,7 +7,6 @@ from; as long as the record fits, the plan holds.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -22,8 +21,9 @@ from ..ops.devices import why_no_kernel
 from ..ops.torch_state import is_tracing, under_transform, wants_gradients
 from ..weights.packing import PackedWeights, changes_unseen
 from ..weights.stand_ins import FrozenWeight, for_kernels, freeze
+from .call_cache import call_cache, known_calls
 from .conv import compute_dtype
-from .marks import PACKED_ATTENTION, PACKED_BY_PART, PACKED_POST_ATTENTION
+from .marks import CALL_CACHE, PACKED_ATTENTION, PACKED_BY_PART, PACKED_POST_ATTENTION
 from .parts import GLOBAL_HOOKS, HOOKS, LayerParts, activation_name, classes_of, code_of, why_not_fused
 
 __all__ = [
@@ -251,14 +251,27 @@ def freeze_layer(layer: nn.Module, family: LayerFamily) -> None:
         convs.freeze(layer)
 
 
+class _Anything:
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_WHATEVER_IS_CACHED = {CALL_CACHE: _Anything()}
+
+
 class _Record:
     """Everything that the plans of ``layers`` were drawn from: their modules, and the attributes, parameters and hooks
     of these.
 
-    The layers themselves are not held, so that they die when their last user lets go.
+    The layers and their attributes are not held: they hold the record (layers/call_cache.py), and should die when their
+    last user lets go, not when Python next looks for circles.
     """
 
     def __init__(self, layers: Sequence[nn.Module], family: LayerFamily) -> None:
+        for layer in layers:
+            call_cache(layer)  # before their attributes are noted
         self.family = family
         self.below = [module for layer in layers for module in list(layer.modules())[1:]]
         modules = [*layers, *self.below]
@@ -269,7 +282,8 @@ class _Record:
         # Compared as a whole, by the interpreter's own comparison of lists and dicts, which looks no further where it
         # finds the same object. Parameters by identity: tensors do not compare to a truth value, or only by theirs.
         inner = ("_buffers", "_modules", *HOOKS)
-        self.live = [d for m in modules for d in (m.__dict__, *(m.__dict__[name] for name in inner))]
+        self.attributes = [layer.__dict__ | _WHATEVER_IS_CACHED for layer in layers]
+        self.live = [m.__dict__ for m in self.below] + [m.__dict__[name] for m in modules for name in inner]
         self.seen = [dict(d) for d in self.live]
         self.holders = [m._parameters for m in modules]
         self.parameters = self._parameters_now()
@@ -283,7 +297,8 @@ class _Record:
             return False
         try:
             return (
-                self.live == self.seen
+                [layer.__dict__ for layer in layers] == self.attributes
+                and self.live == self.seen
                 and self._parameters_now() == self.parameters
                 and list(map(type, (*layers, *self.below))) == self.types
                 and code_of(self.classes) == self.code
@@ -293,19 +308,23 @@ class _Record:
             return False
 
 
-_plans: weakref.WeakKeyDictionary[nn.Module, tuple[LayerPlan, _Record]] = weakref.WeakKeyDictionary()
+class _Plan(NamedTuple):
+    """The plan of one layer."""
+
+    plan: LayerPlan
+    record: _Record
 
 
 def plan_of(layer: nn.Module, family: LayerFamily) -> LayerPlan:
     """The plan of ``layer`` as it is now."""
     if torch.compiler.is_compiling() or under_transform():
         return LayerPlan(layer, family)
-    known = _plans.get(layer)
-    if known is not None and known[1].fits([layer]):
-        return known[0]
+    known: _Plan | None = known_calls(layer).plan
+    if known is not None and known.record.fits([layer]):
+        return known.plan
     plan = LayerPlan(layer, family)
     if not any(GLOBAL_HOOKS):
-        _plans[layer] = (plan, _Record([layer], family))
+        call_cache(layer).plan = _Plan(plan, _Record([layer], family))
     return plan
 
 
@@ -317,26 +336,26 @@ class _Plans(NamedTuple):
     record: _Record
 
 
-_plans_of_owner: weakref.WeakKeyDictionary[nn.Module, _Plans] = weakref.WeakKeyDictionary()
-
-
 def plans_of(owner: nn.Module, layers: list[nn.Module], family: LayerFamily) -> list[LayerPlan]:
     """The plans of the ``layers`` of ``owner`` as they are now."""
-    known = _plans_of_owner.get(owner)
+    known: _Plans | None = known_calls(owner).plans
     if known is not None and known.layers == layers and known.record.family is family and known.record.fits(layers):
         return known.plans
     plans = [plan_of(layer, family) for layer in layers]
     if not any(GLOBAL_HOOKS):
-        _plans_of_owner[owner] = _Plans(layers, plans, _Record(layers, family))
+        cache = call_cache(owner)
+        cache.plans = _Plans(layers, plans, _Record(layers, family))
+        for layer in layers:
+            call_cache(layer).in_plans_of.add(cache)
     return plans
 
 
 def forget_plan(layer: nn.Module) -> None:
     """Lets go of the tensors in the plan of ``layer``."""
-    _plans.pop(layer, None)
-    for owner, known in list(_plans_of_owner.items()):
-        if any(layer is one for one in known.layers):
-            del _plans_of_owner[owner]
+    known = known_calls(layer)
+    known.plan = None
+    for owner in known.in_plans_of:
+        owner.plans = None
 
 
 def fused_or_none(
@@ -351,19 +370,14 @@ def fused_or_none(
     return fused_layer(layer, plan, hidden_states, attention_mask) if reason is None else None
 
 
-_last_fallback: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-
-
 def remember_fallback(layer: nn.Module, reason: str | None) -> None:
     """Keeps what in the last call of ``layer`` kept it from running fused (None: nothing)."""
     if torch.compiler.is_compiling():
         return
-    if reason is None:
-        _last_fallback.pop(layer, None)
-    else:
-        _last_fallback[layer] = reason
+    known = known_calls(layer) if reason is None else call_cache(layer)
+    known.fallback = reason
 
 
 def last_fallback(layer: nn.Module) -> str | None:
     """What :func:`remember_fallback` was told last."""
-    return _last_fallback.get(layer)
+    return known_calls(layer).fallback

@@ -10,6 +10,8 @@ ORIGINAL_CLASS        the class before optimize       fusion.optimize       fusi
 ORIGINAL_DTYPES       {name: dtype} before optimize   fusion.optimize       fusion.optimize       fusion.optimize
 SKIP_PADDING          True: leave padding out         layers.padding        layers.padding        layers.padding
 CUDA_GRAPHS           True: replay CUDA graphs        layers.cuda_graphs    layers.cuda_graphs    layers.cuda_graphs
+CALL_CACHE            CallCache of the last calls     layers.call_cache     fused_layer,          fusion.optimize
+                                                                            cuda_graphs
 PACKED_CONV           PackedWeights of a convolution  layers.conv           layers.conv           conv, forget,
                                                                                                   tensor_parallel
 PACKED_ATTENTION      of q, k and v of a layer        layers.fused_layer    layers.fused_layer    fused_layer, forget
@@ -29,6 +31,7 @@ ORIGINAL_CLASS = "_sbk_original_class"
 ORIGINAL_DTYPES = "_sbk_original_dtypes"
 SKIP_PADDING = "_sbk_skip_padding"
 CUDA_GRAPHS = "_sbk_cuda_graphs"
+CALL_CACHE = "_sbk_call_cache"
 PACKED_CONV = "_sbk_packed"
 PACKED_ATTENTION = "_sbk_attention"
 PACKED_POST_ATTENTION = "_sbk_post_attention"

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertModel, SqueezeBertConfig, SqueezeBertMo
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels.layers import cuda_graphs, fused_encoder, padding
+from squeezebert_kernels.layers.call_cache import known_calls
 from squeezebert_kernels.ops import devices, functions, reference
 
 triton_kernels = pytest.importorskip("squeezebert_kernels.triton_kernels")
@@ -140,7 +141,7 @@ def test_other_memory_of_a_weight_is_captured_anew(cuda):
     after = run(model, ids)
     assert FakeGraph.captured == 2
     assert not torch.equal(before, after)
-    (graph,) = cuda_graphs._encoders[model.encoder].of.values()  # the old one, and the old weight with it, is gone
+    (graph,) = known_calls(model.encoder).graphs.of.values()  # the old one, and the old weight with it, is gone
     assert weight.data_ptr() in graph.pointers
 
 
@@ -194,12 +195,12 @@ def test_graphs_are_few_and_freed(cuda, monkeypatch):
     model = sbk.optimize(squeezebert(), cuda_graphs=True)
     for length in (3, 4, 5):
         run(model, ids_of(1, length))
-    assert len(cuda_graphs._encoders[model.encoder].of) == 2
+    assert len(known_calls(model.encoder).graphs.of) == 2
     monkeypatch.setattr(cuda_graphs, "MAX_TOKENS", 5)
     run(model, ids_of(1, 6))
     assert FakeGraph.captured == 3
     sbk.restore(model)
-    assert model.encoder not in cuda_graphs._encoders
+    assert known_calls(model.encoder).graphs is None
     assert not cuda_graphs.uses_cuda_graphs(model.encoder)
 
 

@@ -14,6 +14,7 @@ import squeezebert_kernels as sbk
 from squeezebert_kernels import layer_arguments, ops
 from squeezebert_kernels.benchmark.checking import exact
 from squeezebert_kernels.layers import fused_layer
+from squeezebert_kernels.layers.call_cache import known_calls
 from squeezebert_kernels.ops import reference
 
 NAME = "encoder_layer"
@@ -287,7 +288,7 @@ def layer_of(model):
     """(layer, its plan) after a first call."""
     run(model, batch())
     layer = model.encoder.layers[0] if hasattr(model.encoder, "layers") else model.encoder.layer[0]
-    return layer, fused_layer._plans[layer][0]
+    return layer, known_calls(layer).plan.plan
 
 
 LOWEST = torch.finfo(torch.float32).min
@@ -335,7 +336,7 @@ def test_errors_are_those_of_the_two_ops(kind, by_two_ops):
     layer, plan = layer_of(sbk.optimize(bert()))
     if kind == "meta bias":  # its values would be whatever is in memory: the op's shape function would run
         layer.output.dense.bias = torch.nn.Parameter(layer.output.dense.bias.to("meta"))
-        plan = fused_layer.LayerPlan(layer, fused_layer._plans[layer][1].family)
+        plan = fused_layer.LayerPlan(layer, known_calls(layer).plan.record.family)
     with torch.no_grad():
         with pytest.raises(TypeError if kind == "sparse x" else ValueError) as expected:
             by_two_ops(fused_layer.fused_layer, layer, plan, x, mask)
@@ -426,7 +427,7 @@ def test_where_it_stays_away(kind, calls):
         else:
             model.bfloat16()
             y = fused_layer.fused_layer(
-                layer, fused_layer.plan_of(layer, fused_layer._plans[layer][1].family), x.bfloat16(), None
+                layer, fused_layer.plan_of(layer, known_calls(layer).plan.record.family), x.bfloat16(), None
             )
     assert calls == [True]
     torch.testing.assert_close(y.float(), expected, rtol=0, atol=0.1)
