@@ -41,15 +41,15 @@ class CallCache:
         return self._module is not None and self._module() is module
 
 
-def call_cache(module: nn.Module) -> CallCache:
-    """The cache of ``module``; an empty one, kept from now on, if it had none."""
+def known_calls(module: nn.Module) -> CallCache | None:
+    """The cache of ``module``, if it has one."""
     found = module.__dict__.get(CALL_CACHE)
-    if found is None or not found.is_of(module):
+    return found if found is not None and found.is_of(module) else None
+
+
+def call_cache(module: nn.Module) -> CallCache:
+    """The cache of ``module``, which has one from now on."""
+    found = known_calls(module)
+    if found is None:
         found = module.__dict__[CALL_CACHE] = CallCache(module)
     return found
-
-
-def known_calls(module: nn.Module) -> CallCache:
-    """The cache of ``module``, for reading: an empty one that is not kept if it has none."""
-    found = module.__dict__.get(CALL_CACHE)
-    return found if found is not None and found.is_of(module) else CallCache()

@@ -98,7 +98,8 @@ _capturing = threading.Lock()
 
 def forget(encoder: nn.Module) -> None:
     """Frees the graphs of ``encoder``."""
-    known_calls(encoder).graphs = None
+    if known := known_calls(encoder):
+        known.graphs = None
 
 
 def _key(variant: Any, x: Tensor, mask: Tensor | None) -> Any:
@@ -145,7 +146,8 @@ def capture(
 
 def replay(encoder: nn.Module, variant: Any, x: Tensor, mask: Tensor | None) -> Replayed | None:
     """Replays the graph that :func:`capture` made for arguments like these; None if there is none."""
-    graphs: _Graphs | None = known_calls(encoder).graphs
+    known = known_calls(encoder)
+    graphs: _Graphs | None = None if known is None else known.graphs
     if graphs is None or graphs.device != x.device:
         return None
     key = _key(variant, x, mask)

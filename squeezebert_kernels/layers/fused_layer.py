@@ -252,6 +252,8 @@ def freeze_layer(layer: nn.Module, family: LayerFamily) -> None:
 
 
 class _Anything:
+    """Equal to whatever it is compared with."""
+
     def __eq__(self, other: object) -> bool:
         return True
 
@@ -259,6 +261,7 @@ class _Anything:
 
 
 _WHATEVER_IS_CACHED = {CALL_CACHE: _Anything()}
+"""A layer's attributes, with this among them, hold no cache, and compare as if they did."""
 
 
 class _Record:
@@ -319,7 +322,8 @@ def plan_of(layer: nn.Module, family: LayerFamily) -> LayerPlan:
     """The plan of ``layer`` as it is now."""
     if torch.compiler.is_compiling() or under_transform():
         return LayerPlan(layer, family)
-    known: _Plan | None = known_calls(layer).plan
+    cache = known_calls(layer)
+    known: _Plan | None = None if cache is None else cache.plan
     if known is not None and known.record.fits([layer]):
         return known.plan
     plan = LayerPlan(layer, family)
@@ -338,7 +342,8 @@ class _Plans(NamedTuple):
 
 def plans_of(owner: nn.Module, layers: list[nn.Module], family: LayerFamily) -> list[LayerPlan]:
     """The plans of the ``layers`` of ``owner`` as they are now."""
-    known: _Plans | None = known_calls(owner).plans
+    cache = known_calls(owner)
+    known: _Plans | None = None if cache is None else cache.plans
     if known is not None and known.layers == layers and known.record.family is family and known.record.fits(layers):
         return known.plans
     plans = [plan_of(layer, family) for layer in layers]
@@ -352,10 +357,10 @@ def plans_of(owner: nn.Module, layers: list[nn.Module], family: LayerFamily) -> 
 
 def forget_plan(layer: nn.Module) -> None:
     """Lets go of the tensors in the plan of ``layer``."""
-    known = known_calls(layer)
-    known.plan = None
-    for owner in known.in_plans_of:
-        owner.plans = None
+    if known := known_calls(layer):
+        known.plan = None
+        for owner in known.in_plans_of:
+            owner.plans = None
 
 
 def fused_or_none(
@@ -374,10 +379,11 @@ def remember_fallback(layer: nn.Module, reason: str | None) -> None:
     """Keeps what in the last call of ``layer`` kept it from running fused (None: nothing)."""
     if torch.compiler.is_compiling():
         return
-    known = known_calls(layer) if reason is None else call_cache(layer)
-    known.fallback = reason
+    if cache := known_calls(layer) if reason is None else call_cache(layer):
+        cache.fallback = reason
 
 
 def last_fallback(layer: nn.Module) -> str | None:
     """What :func:`remember_fallback` was told last."""
-    return known_calls(layer).fallback
+    cache = known_calls(layer)
+    return None if cache is None else cache.fallback

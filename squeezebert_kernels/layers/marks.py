@@ -1,6 +1,7 @@
 """What this package keeps in the ``__dict__`` of the modules that it runs: one list.
 
-A mark is no attribute that torch knows: it is not in the state dict, and ``copy.deepcopy`` and pickle take it along.
+A mark is no attribute that torch knows: it is not in the state dict, and ``copy.deepcopy`` and pickle take it along;
+of CALL_CACHE they make an empty one.
 
 ===================== =============================== ===================== ===================== ======================
 mark                  value                           written by            read by               deleted by

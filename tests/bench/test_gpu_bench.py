@@ -138,26 +138,40 @@ runpy.run_path({str(SUITE / "run.py")!r}, run_name="__main__")
     assert len(data["failures"]) == len(data["correctness"]) > 0
 
 
-REFUSED = [
-    (["run.py", "--device", "cpu", "--shapes", "8by8"], "8by8"),
-    (["run.py", "--device", "cpu", "--dtypes", "int8"], "int8"),
-    *([] if torch.cuda.is_available() else [(["layers.py"], "there is no CUDA device")]),
-]
-
-
-def test_bad_arguments(tmp_path, monkeypatch):
-    """In one process, which takes seconds to import torch."""
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """What bad arguments lead to, (exit status, stderr) of each, in one process: it takes seconds to import torch."""
+    run = ["run.py", "--device", "cpu", "--output", str(tmp_path_factory.mktemp("refused"))]
+    commands = {"8by8": [*run, "--shapes", "8by8"], "int8": [*run, "--dtypes", "int8"], "no GPU": ["layers.py"]}
+    if torch.cuda.is_available():
+        del commands["no GPU"]  # it would run
     each = f"""
-import runpy, sys
-for sys.argv in {[command for command, _ in REFUSED]!r}:
-    try:
-        runpy.run_path({str(SUITE)!r} + "/" + sys.argv[0], run_name="__main__")
-    except SystemExit as stop:
-        print(stop.code)
-    print("---", file=sys.stderr)
+import contextlib, io, json, runpy, sys
+found = []
+for sys.argv in {list(commands.values())!r}:
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            runpy.run_path({str(SUITE)!r} + "/" + sys.argv[0], run_name="__main__")
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+    found.append((status, err.getvalue()))
+print(json.dumps(found))
 """
-    monkeypatch.chdir(tmp_path)  # results would go there
     done = python("-c", each)
-    assert done.stdout.split() == ["2"] * len(REFUSED), done.stderr
-    for (_, message), said in zip(REFUSED, done.stderr.split("---\n"), strict=False):
-        assert message in said
+    assert done.returncode == 0, done.stderr
+    return dict(zip(commands, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("name", ["8by8", "int8"])
+def test_bad_arguments(refusals, name):
+    status, said = refusals[name]
+    assert status == 2
+    assert name in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_layers_need_a_gpu(refusals):
+    status, said = refusals["no GPU"]
+    assert status == 2
+    assert "there is no CUDA device" in said
