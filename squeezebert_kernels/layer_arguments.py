@@ -1,4 +1,7 @@
-"""The 31 arguments of ``ops.encoder_layer``: tensors and options as named tuples, packed weights, offsets."""
+"""The 31 arguments of ``ops.encoder_layer``: tensors and options as named tuples, packed weights, offsets.
+
+What could be properties are methods: torch.compile of torch 2.10 knows no properties of named tuples.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,10 @@ class LayerTensors(NamedTuple):
     output_norm_weight: Tensor
     output_norm_bias: Tensor
 
-    @property
     def attention(self) -> Any:
         """The tensors of ``ops.attention_block``, as a tuple."""
         return self[:8]
 
-    @property
     def behind_attention(self) -> Any:
         """The tensors of ``ops.post_attention_block``, as a tuple, without the context and the residual."""
         return self[8:]
@@ -56,17 +57,14 @@ class LayerOptions(NamedTuple):
     post_eps: float = 1e-12
     output_eps: float = 1e-12
 
-    @property
     def attention(self) -> dict[str, Any]:
         """The options of ``ops.attention_block``."""
         return dict(zip(self._fields[:4], self[:4]))
 
-    @property
     def behind_attention(self) -> dict[str, Any]:
         """The options of ``ops.post_attention_block``."""
         return dict(zip(self._fields[4:], self[4:]))
 
-    @property
     def groups_behind_attention(self) -> dict[str, int]:
         """The groups of the three convolutions of ``ops.post_attention_block``."""
         return dict(zip(self._fields[4:7], self[4:7]))

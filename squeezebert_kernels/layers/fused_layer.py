@@ -174,10 +174,10 @@ def fused_layer(
         if y is not None:
             return y
     tensors, options = plan.with_input(hidden_states, attention_mask), plan.options
-    context = ops.attention_block(*tensors.attention, **options.attention, packed=attention_packed, offsets=offsets)
+    context = ops.attention_block(*tensors.attention(), **options.attention(), packed=attention_packed, offsets=offsets)
     if plan.activation is not None:
-        rest = tensors.behind_attention
-        return ops.post_attention_block(context, hidden_states, *rest, **options.behind_attention, packed=packed[0])
+        rest = tensors.behind_attention()
+        return ops.post_attention_block(context, hidden_states, *rest, **options.behind_attention(), packed=packed[0])
     return _by_convolutions(plan, tensors, context, packed)
 
 
@@ -216,8 +216,8 @@ def _trained_layer(layer: nn.Module, plan: LayerPlan, x: Tensor, mask: Tensor | 
     dtype = None if asked_for == "float32" else asked_for
     attention_p, post_p, output_p = plan.dropout_p
     tensors, options = plan.with_input(x, mask), plan.options
-    context = ops.attention_block(*tensors.attention, **options.attention, dropout_p=attention_p, dtype=dtype)
-    rest, rest_options = tensors.behind_attention, options.behind_attention
+    context = ops.attention_block(*tensors.attention(), **options.attention(), dropout_p=attention_p, dtype=dtype)
+    rest, rest_options = tensors.behind_attention(), options.behind_attention()
     return ops.post_attention_block(
         context, x, *rest, **rest_options, post_dropout_p=post_p, output_dropout_p=output_p, dtype=dtype
     )

@@ -139,16 +139,16 @@ def own_class(module: nn.Module) -> type:
     return cls.__mro__[len(sharded)]
 
 
-_own_methods_of: dict[type, frozenset[str]] = {}
+_own_methods_of: dict[type, tuple[str, ...]] = {}
 
 
 @torch.compiler.assume_constant_result
-def _own_methods(cls: type) -> frozenset[str]:
-    """The methods that make ``cls`` what it is: forward, and those that not every module has."""
+def _own_methods(cls: type) -> tuple[str, ...]:
+    """The methods that make ``cls`` what it is: forward, and those that not every module has. Sorted."""
     methods = _own_methods_of.get(cls)
     if methods is None:
         own = (name for name in dir(cls) if callable(getattr(cls, name)) and not hasattr(nn.Module, name))
-        methods = _own_methods_of[cls] = frozenset(["forward", *own])
+        methods = _own_methods_of[cls] = tuple(sorted({"forward", *own}))
     return methods
 
 
@@ -190,9 +190,10 @@ def why_altered(module: nn.Module) -> str | None:
     cls = type(module)
     if has_hooks(module):
         return f"{cls.__name__} has hooks"
-    methods = _own_methods(cls)
-    if not methods.isdisjoint(module.__dict__):
-        return f"{cls.__name__}.{min(methods & module.__dict__.keys())} is patched"
+    own = module.__dict__
+    for name in _own_methods(cls):  # torch 2.10 can compile a lookup in this dict, and no set operation with it
+        if name in own:
+            return f"{cls.__name__}.{name} is patched"
     return why_class_altered(cls)
 
 

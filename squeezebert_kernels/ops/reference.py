@@ -203,5 +203,5 @@ def encoder_layer(*tensors: Tensor | None, **named: Any) -> Tensor:
     given = dict(zip(LayerTensors._fields, tensors))
     call = LayerCall.bind(**given, **named)
     layer, options = call.tensors, call.options
-    context = attention_block(*layer.attention, **options.attention, offsets=call.offsets)
-    return post_attention_block(context, layer.x, *layer.behind_attention, **options.behind_attention)
+    context = attention_block(*layer.attention(), **options.attention(), offsets=call.offsets)
+    return post_attention_block(context, layer.x, *layer.behind_attention(), **options.behind_attention())

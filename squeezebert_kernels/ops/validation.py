@@ -238,11 +238,13 @@ def check_post_attention(
 def check_encoder_layer(tensors: LayerTensors, options: LayerOptions, offsets: Tensor | None) -> None:
     """Shapes of the arguments of ``ops.encoder_layer``."""
     x, post_weight = tensors.x, tensors.post_weight
-    check_attention(*tensors.attention, **options.attention, offsets=offsets)  # type: ignore[misc]
+    check_attention(*tensors.attention(), **options.attention(), offsets=offsets)  # type: ignore[misc]
     if post_weight.dim() > 0 and post_weight.shape[0] != x.shape[-1]:
         raise ValueError(f"post_weight has {post_weight.shape[0]} output channels, but x has {x.shape[-1]}")
     context = x.new_empty(()).expand(*x.shape[:-1], tensors.v_weight.shape[0])
-    check_post_attention(context, x, *tensors.behind_attention, **options.groups_behind_attention, residual_name="x")
+    check_post_attention(
+        context, x, *tensors.behind_attention(), **options.groups_behind_attention(), residual_name="x"
+    )
 
 
 def check_training(dtype: object, **dropout_p: float) -> None:

@@ -146,8 +146,8 @@ def post_attention_block(
 
 def layer(tensors: LayerTensors, options: LayerOptions, offsets: Tensor | None) -> Tensor:
     """:func:`encoder_layer` of arguments that are named tuples already. By position, which costs the least time."""
-    attention: Any = (*tensors.attention, *options[:4], None, offsets)
-    rest: Any = (tensors.x, *tensors.behind_attention, *options[4:])
+    attention: Any = (*tensors.attention(), *options[:4], None, offsets)
+    rest: Any = (tensors.x, *tensors.behind_attention(), *options[4:])
     return post_attention_block(attention_block(*attention), *rest)
 
 
