@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 import torch
@@ -130,7 +131,7 @@ class FrozenWeight(Tensor):
         return copied
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # It may be unpickled on another CPU, which packs anew.
+        # It may be unpickled on another CPU, which packs anew. Not so in another process of this machine: _shared.
         dense = self.dense()
         if isinstance(self, nn.Parameter):
             return (nn.Parameter, (dense, self.trainable))
@@ -244,6 +245,29 @@ class QuantizedRows(FrozenWeight):
         # Each by torch's own lookup, for its checks of the indices.
         scale = aten.embedding.default(self.scale[:, None], indices)
         return (aten.embedding.default(self.quantized, indices) * scale).to(self.dtype)
+
+
+def _shared(frozen: FrozenWeight) -> tuple[Any, ...]:
+    """How multiprocessing sends ``frozen``: what it is made from goes to shared memory, as torch's own tensors do.
+
+    Dense values would be temporary. The receiver finds them closed, or finds others in their place, because torch
+    sends a file descriptor and expects the tensor behind it to live on.
+    """
+    inner = tuple(getattr(frozen, name) for name in frozen._inner)
+    return (_received, (type(frozen), inner, frozen._context(), isinstance(frozen, nn.Parameter), frozen.trainable))
+
+
+def _received(cls: Any, inner: Sequence[Tensor], context: Sequence[Any], is_parameter: bool, trainable: bool) -> Any:
+    frozen = cls(*inner, *context)
+    if not is_parameter:
+        return frozen
+    parameter: Any = nn.Parameter(frozen, requires_grad=False)
+    parameter.trainable = trainable
+    return parameter
+
+
+for _kind in (PackedWeight, QuantizedRows):
+    ForkingPickler.register(_kind, _shared)
 
 
 def packed_of(weights: Sequence[Tensor], dtype: str) -> Tensor | None:
