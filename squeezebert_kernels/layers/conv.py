@@ -13,7 +13,14 @@ from ..weights.packing import PackedWeights, changes_unseen
 from ..weights.stand_ins import freeze
 from .marks import COMPUTE, PACKED_CONV
 
-__all__ = ["GroupedPointwiseConv1d", "GroupedPointwiseConv2d", "TokenMajorConv1d", "compute_dtype", "why_not_pointwise"]
+__all__ = [
+    "GroupedPointwiseConv1d",
+    "GroupedPointwiseConv2d",
+    "TokenMajorConv1d",
+    "compute_dtype",
+    "on_token_major",
+    "why_not_pointwise",
+]
 
 
 def compute_dtype(module: nn.Module) -> str:
@@ -57,9 +64,11 @@ class _GroupedPointwiseConv:
                 f"input must have {spatial + 1} (unbatched) or {spatial + 2} dimensions, got shape {list(x.shape)}"
             )
         y = self._token_major(x.movedim(-spatial - 1, -1)).movedim(-1, -spatial - 1)
-        # nn.Conv2d keeps the channels_last memory format; everything else comes out contiguous.
-        keeps = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        return y if keeps else y.contiguous()
+        return y if self._gives_channels_last(x) else y.contiguous()
+
+    def _gives_channels_last(self, x: Tensor) -> bool:
+        """nn.Conv2d keeps the channels_last memory format; everything else comes out contiguous."""
+        return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
     def forward(self: Any, input: Tensor) -> Tensor:
         if isinstance(input, torch.fx.Proxy):  # torch.fx makes a leaf of every nn.Conv1d; of this class too
@@ -106,14 +115,19 @@ class GroupedPointwiseConv1d(_GroupedPointwiseConv, nn.Conv1d):
 
 
 class TokenMajorConv1d(GroupedPointwiseConv1d):
-    """GroupedPointwiseConv1d for token-major activations, [..., C].
+    """GroupedPointwiseConv1d between token-major activations, whose channels lie closest in memory.
 
-    A class of its own so that code which builds layers like a given one (LoRA of peft: ``type(conv)(...)``) gets the
-    layout right.
+    Shapes are nn.Conv1d's, [N, C, L], so that hooks, adapters (peft) and quantizers find what they know. The output is
+    a transposed view of [N, L, C]. Given such a view, nothing is copied. See :func:`on_token_major`.
     """
 
-    def __init__(self, *args: Any, channels_last: bool = True, **kwargs: Any) -> None:
-        super().__init__(*args, channels_last=channels_last, **kwargs)
+    def _gives_channels_last(self, x: Tensor) -> bool:
+        return True
+
+
+def on_token_major(conv: nn.Module, x: Tensor) -> Tensor:
+    """``conv``, with the shapes of an nn.Conv1d, on token-major activations: [N, L, C_in] to [N, L, C_out]."""
+    return conv(x.transpose(1, 2)).transpose(1, 2)
 
 
 class GroupedPointwiseConv2d(_GroupedPointwiseConv, nn.Conv2d):

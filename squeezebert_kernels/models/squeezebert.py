@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
-from ..layers.conv import TokenMajorConv1d
+from ..layers.conv import TokenMajorConv1d, on_token_major
 from ..layers.fused_encoder import run_layers
 from ..layers.fused_layer import LayerFamily, fused_or_none, plan_of
 from ..layers.parts import LayerParts, own_class
@@ -132,7 +132,7 @@ class SqueezeBertSelfAttention(nn.Module):
         """
         heads = (self.num_attention_heads, self.attention_head_size)
         query, key, value = (
-            projection(hidden_states).unflatten(-1, heads).transpose(1, 2)
+            on_token_major(projection, hidden_states).unflatten(-1, heads).transpose(1, 2)
             for projection in (self.query, self.key, self.value)
         )
         scores = None
@@ -161,7 +161,7 @@ class ConvDropoutLayerNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         """[batch, length, channels_in] and a residual [batch, length, channels_out] to the shape of the residual."""
-        return self.layernorm(self.dropout(self.conv1d(hidden_states)) + input_tensor)
+        return self.layernorm(self.dropout(on_token_major(self.conv1d, hidden_states)) + input_tensor)
 
 
 class ConvActivation(nn.Module):
@@ -174,7 +174,7 @@ class ConvActivation(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[batch, length, channels_in] to [batch, length, channels_out]."""
-        return self.act(self.conv1d(hidden_states))
+        return self.act(on_token_major(self.conv1d, hidden_states))
 
 
 class SqueezeBertModule(GradientCheckpointingLayer):

@@ -119,3 +119,49 @@ def test_grouped_convolutions_cannot_be_merged_and_an_unloaded_model_fuses_again
         unloaded = adapted.unload()
         assert sbk.report(unloaded).fallbacks == ()
         assert relative(unloaded(**INPUTS).logits, before) < TOLERANCE
+
+
+OTHERS = {
+    "DoRA": lambda: peft.LoraConfig(r=4, use_dora=True, target_modules=ATTENTION),
+    "LoHa": lambda: peft.LoHaConfig(r=4, target_modules=ATTENTION),
+    "LoKr": lambda: peft.LoKrConfig(r=4, target_modules=ATTENTION),
+    "IA3": lambda: peft.IA3Config(target_modules=ATTENTION, feedforward_modules=[]),
+    "OFT": lambda: peft.OFTConfig(r=4, oft_block_size=0, target_modules=ATTENTION),
+    "AdaLoRA": lambda: peft.AdaLoraConfig(target_modules=ATTENTION, total_step=10),
+}
+"""Adapters that look at the layout of what a convolution gives, or at its class."""
+
+
+def with_adapter(model, config):
+    """``model`` with an adapter that does something; or why peft refuses it, without the names of classes."""
+    try:
+        adapted = peft.get_peft_model(model, config)
+    except (TypeError, ValueError) as error:
+        return type(error)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+    return adapted
+
+
+@pytest.mark.parametrize("which", [1, 2], ids=["drop-in", "optimized"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_adapters_do_what_they_do_to_transformers(name, which):
+    """Also where the length equals the channels, so that no shape tells one layout from the other."""
+    all_models = [with_adapter(model, OTHERS[name]()) for model in models()]
+    expected_model, model = all_models[0], all_models[which]
+    if isinstance(expected_model, type):
+        assert model is expected_model
+        return
+    square = torch.arange(TINY["hidden_size"])[None] % TINY["vocab_size"]
+    for inputs in (INPUTS, {"input_ids": square, "labels": torch.tensor([1])}):
+        with torch.no_grad():
+            expected, got = expected_model(**inputs).logits, model(**inputs).logits
+        assert relative(got, expected) < TOLERANCE
+    expected_loss, expected_grads = loss_and_gradients(expected_model.train())
+    loss, grads = loss_and_gradients(model.train())
+    assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
+    assert grads.keys() == expected_grads.keys()
+    assert max(relative(grads[key], expected_grads[key]) for key in expected_grads) < TOLERANCE
