@@ -125,7 +125,8 @@ def _attention_function(attention: Any) -> object:
     if ATTENTION_FUNCTIONS is None:
         return None
     name = attention.config._attn_implementation
-    return ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+    # An unknown name is None: the layer's own code, which then runs, raises for it.
+    return ATTENTION_FUNCTIONS.get(name, eager_attention_forward if name == "eager" else None)
 
 
 def _takes_boolean_masks(layer: Any) -> bool:

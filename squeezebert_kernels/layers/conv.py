@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops import validation
+from ..ops.torch_state import target_of_export
 from ..weights.packing import PackedWeights, changes_unseen
 from ..weights.stand_ins import freeze
 from .marks import COMPUTE, PACKED_CONV
@@ -70,10 +71,18 @@ class _GroupedPointwiseConv:
         """nn.Conv2d keeps the channels_last memory format; everything else comes out contiguous."""
         return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
+    def _as_torch(self: Any, x: Tensor) -> Tensor:
+        """What torch's own class does, which other software knows."""
+        if self.channels_last:
+            return self._conv_forward(x.transpose(-1, -2), self.weight, self.bias).transpose(-1, -2)
+        return self._conv_forward(x, self.weight, self.bias)
+
     def forward(self: Any, input: Tensor) -> Tensor:
         if isinstance(input, torch.fx.Proxy):  # torch.fx makes a leaf of every nn.Conv1d; of this class too
             tracer: Any = input.tracer
             return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), {})
+        if target_of_export() is not None:
+            return self._as_torch(input)
         if self.channels_last:
             return self._token_major(input)
         return self._channels_first(input, self.weight.dim() - 2)

@@ -16,7 +16,7 @@ from transformers.models.squeezebert import modeling_squeezebert
 
 from ..compat import TRANSFORMERS_5
 from ..weights.packing import changes_unseen
-from ..weights.stand_ins import PackedWeight, QuantizedRows
+from ..weights.stand_ins import PackedWeight, QuantizedRows, is_own_hook
 from .conv import GroupedPointwiseConv1d, TokenMajorConv1d, why_not_pointwise
 
 __all__ = [
@@ -127,7 +127,7 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether calling ``module`` does more than its forward."""
     for name in HOOKS:
         hooks = module.__dict__.get(name)
-        if hooks and not all(_only_collects_attentions(hook) for hook in hooks.values()):
+        if hooks and not all(is_own_hook(hook) or _only_collects_attentions(hook) for hook in hooks.values()):
             return True
     return False
 

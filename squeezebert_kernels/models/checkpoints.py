@@ -17,9 +17,13 @@ from safetensors import SafetensorError, safe_open
 
 from ..weights.int8_config import scale_names
 
-__all__ = ["check_loaded", "explain_mismatch", "read_shapes", "weight_files"]
+__all__ = ["MismatchError", "check_loaded", "explain_mismatch", "read_shapes", "weight_files"]
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+class MismatchError(ValueError, RuntimeError):
+    """Weights do not go into the model. It is a RuntimeError too because that is what transformers raises."""
 
 
 def weight_files(path: Any, kwargs: dict[str, Any]) -> list[Path]:

@@ -23,7 +23,7 @@ from ..layers.conv import TokenMajorConv1d, on_token_major
 from ..layers.fused_encoder import run_layers
 from ..layers.fused_layer import LayerFamily, fused_or_none, plan_of
 from ..layers.parts import LayerParts, own_class
-from .checkpoints import check_loaded, explain_mismatch, read_shapes, weight_files
+from .checkpoints import MismatchError, check_loaded, explain_mismatch, read_shapes, weight_files
 from .configuration import SqueezeBertConfig, check_config
 from .inputs import additive_mask, check_inputs, has_values, reject_head_mask
 
@@ -308,7 +308,8 @@ class SqueezeBertPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: the checkpoint is of another kind of model, unreadable, or lacks weights of the embeddings or
-                the encoder (allowed with `ignore_mismatched_sizes=True`), or its shapes do not fit the configuration.
+                the encoder (allowed with `ignore_mismatched_sizes=True`), or its shapes do not fit the configuration
+                (a RuntimeError too, as in transformers).
             OSError: there is no such checkpoint.
         """
         if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
@@ -335,7 +336,7 @@ class SqueezeBertPreTrainedModel(PreTrainedModel):
             reason = explain_mismatch(cls, config, path, files, shapes) if config is not None else None
             if reason is None:
                 raise
-            raise ValueError(reason) from error
+            raise MismatchError(reason) from error
         loads = path is not None or kwargs.get("state_dict") is not None
         if loads and not kwargs.get("ignore_mismatched_sizes", False):
             check_loaded(path, files, cls.base_model_prefix, info)

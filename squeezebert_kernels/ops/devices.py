@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .autocast import ENDS_IN_LAYER_NORM
-from .torch_state import under_transform
+from .torch_state import target_of_export, under_transform
 
 __all__ = ["KERNEL_DTYPES", "describe", "register", "why_no_kernel", "why_no_triton"]
 
@@ -32,6 +32,8 @@ def why_no_kernel(x: Tensor) -> str | None:
         return f"a {type(x).__name__} is no tensor"
     if under_transform():
         return "a torch.func transform or forward-mode differentiation is at work"
+    if (target := target_of_export()) is not None:
+        return f"an export to {target}, which has no such kernels"
     if x.dtype not in KERNEL_DTYPES:
         return f"no kernels for {x.dtype}"
     if x.is_cuda:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .. import ops
+from ..ops.torch_state import target_of_export
 
 __all__ = [
     "FrozenWeight",
@@ -31,6 +32,7 @@ __all__ = [
     "freeze_rows",
     "frozen_weights",
     "int8_state_dict",
+    "is_own_hook",
     "packed_of",
     "put",
     "return_memory",
@@ -192,6 +194,11 @@ class PackedWeight(FrozenWeight):
         return ops.unpack(self.packed, shapes, groups, self.section, num_heads=num_heads, dtype=compute)
 
     def dense(self) -> Tensor:
+        if torch.compiler.is_compiling() and target_of_export() is not None:
+            raise RuntimeError(
+                "torch.onnx.export(dynamo=True) cannot read packed weights (free_original=True, int8 checkpoints): call "
+                "squeezebert_kernels.restore(model) first, or export with dynamo=False"
+            )
         values, scale = self._unpacked()
         if self.is_int8:
             values = values * scale[:, None]
@@ -293,6 +300,8 @@ def put(module: nn.Module, frozen: FrozenWeight) -> None:
     module.weight = _stand_in(frozen, module.weight)  # type: ignore[arg-type]
     if _to_plain not in module._state_dict_hooks.values():
         module._register_state_dict_hook(_to_plain)
+        module.register_forward_pre_hook(_dense_while_traced)
+        module.register_forward_hook(_frozen_again, always_call=True)
 
 
 def freeze(modules: Sequence[Any], packed: Tensor, groups: Sequence[int], num_heads: int, compute: str) -> None:
@@ -333,9 +342,43 @@ def thaw(module: nn.Module, original: Tensor | None = None) -> None:
     if original is None:
         original = nn.Parameter(weight.dense(), requires_grad=weight.trainable)
     module._parameters["weight"] = original
-    for key, hook in list(module._state_dict_hooks.items()):
-        if hook is _to_plain and not isinstance(original, FrozenWeight):
-            del module._state_dict_hooks[key]
+    if isinstance(original, FrozenWeight):
+        return
+    for hooks in (module._state_dict_hooks, module._forward_pre_hooks, module._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if is_own_hook(hook):
+                del hooks[key]
+                module._forward_hooks_always_called.pop(key, None)
+
+
+def is_own_hook(hook: Any) -> bool:
+    """Whether :func:`put` registered it. Such hooks do not change what a module computes."""
+    return hook in (_to_plain, _dense_while_traced, _frozen_again)
+
+
+_WHILE_TRACED = "_sbk_frozen_weight"
+
+
+def _dense_while_traced(module: nn.Module, args: Any) -> None:
+    """A trace (torch.jit's, and through it ONNX's and OpenVINO's) gets the values as a constant: it would record an op
+    on the frozen weight, and write down the memory that this does not have."""
+    weight = module._parameters.get("weight")
+    state = torch._C._get_tracing_state() if torch.jit.is_tracing() else None
+    if state is None or not isinstance(weight, FrozenWeight):
+        return
+    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    try:
+        dense = weight.dense()
+    finally:
+        torch._C._set_tracing_state(state)
+    module.__dict__[_WHILE_TRACED] = weight
+    module._parameters["weight"] = nn.Parameter(dense, requires_grad=False)
+
+
+def _frozen_again(module: nn.Module, args: Any, output: Any) -> None:
+    frozen = module.__dict__.pop(_WHILE_TRACED, None)
+    if frozen is not None:
+        module._parameters["weight"] = frozen
 
 
 def frozen_weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, FrozenWeight]]:

@@ -99,7 +99,7 @@ def test_fx_sees_leaves():
 
 @pytest.mark.parametrize("model", ["optimized", "drop-in"])
 def test_layers_built_like_ours(model):
-    """What peft does to make LoRA's two factors: the class of the layer, nn.Conv1d's positional arguments and shapes."""
+    """What peft does to make LoRA's two factors: the class of the layer, arguments and shapes of nn.Conv1d."""
     theirs = nn.Conv1d(16, 3, (1,), (1,), (0,), bias=False)
     ours = sbk.optimize(nn.Conv1d(16, 24, 1, groups=4)) if model == "optimized" else sbk.SqueezeBertModel(
         transformers.SqueezeBertConfig(hidden_size=16, embedding_size=16, num_attention_heads=2, num_hidden_layers=1)
