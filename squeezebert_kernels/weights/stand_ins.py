@@ -196,8 +196,8 @@ class PackedWeight(FrozenWeight):
     def dense(self) -> Tensor:
         if torch.compiler.is_compiling() and target_of_export() is not None:
             raise RuntimeError(
-                "torch.onnx.export(dynamo=True) cannot read packed weights (free_original=True, int8 checkpoints): call "
-                "squeezebert_kernels.restore(model) first, or export with dynamo=False"
+                "torch.onnx.export(dynamo=True) cannot read packed weights (free_original=True, int8 checkpoints): "
+                "call squeezebert_kernels.restore(model) first, or export with dynamo=False"
             )
         values, scale = self._unpacked()
         if self.is_int8:
@@ -356,9 +356,6 @@ def is_own_hook(hook: Any) -> bool:
     return hook in (_to_plain, _dense_while_traced, _frozen_again)
 
 
-_WHILE_TRACED = "_sbk_frozen_weight"
-
-
 def _dense_while_traced(module: nn.Module, args: Any) -> None:
     """A trace (torch.jit's, and through it ONNX's and OpenVINO's) gets the values as a constant: it would record an op
     on the frozen weight, and write down the memory that this does not have."""
@@ -366,17 +363,18 @@ def _dense_while_traced(module: nn.Module, args: Any) -> None:
     state = torch._C._get_tracing_state() if torch.jit.is_tracing() else None
     if state is None or not isinstance(weight, FrozenWeight):
         return
-    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    torch._C._set_tracing_state(None)
     try:
         dense = weight.dense()
     finally:
         torch._C._set_tracing_state(state)
-    module.__dict__[_WHILE_TRACED] = weight
-    module._parameters["weight"] = nn.Parameter(dense, requires_grad=False)
+    constant: Any = nn.Parameter(dense, requires_grad=False)
+    constant.stands_for = weight
+    module._parameters["weight"] = constant
 
 
 def _frozen_again(module: nn.Module, args: Any, output: Any) -> None:
-    frozen = module.__dict__.pop(_WHILE_TRACED, None)
+    frozen = getattr(module._parameters.get("weight"), "stands_for", None)
     if frozen is not None:
         module._parameters["weight"] = frozen
 
