@@ -31,8 +31,13 @@ target_compile_definitions(sbk_capi PRIVATE "SBK_VERSION=\"${PROJECT_VERSION}\""
 
 add_library(squeezebert_kernels SHARED $<TARGET_OBJECTS:sbk_capi>)
 target_link_libraries(squeezebert_kernels PRIVATE sbk_model)
+# Before 1.0 a minor version may change the interface: programs that were linked with another must not load it.
+set(sbk_soversion ${PROJECT_VERSION_MAJOR})
+if(PROJECT_VERSION_MAJOR EQUAL 0)
+  set(sbk_soversion 0.${PROJECT_VERSION_MINOR})
+endif()
 set_target_properties(squeezebert_kernels PROPERTIES
-  VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR} LINKER_LANGUAGE CXX)
+  VERSION ${PROJECT_VERSION} SOVERSION ${sbk_soversion} LINKER_LANGUAGE CXX)
 
 # One archive of everything, for programs that link it and nothing else of ours.
 add_library(squeezebert_kernels_static STATIC
@@ -94,7 +99,6 @@ install(FILES csrc/include/squeezebert_kernels.h DESTINATION ${CMAKE_INSTALL_INC
 install(EXPORT squeezebert_kernelsTargets NAMESPACE squeezebert_kernels:: DESTINATION ${sbk_package_dir})
 configure_package_config_file(cmake/squeezebert_kernelsConfig.cmake.in squeezebert_kernelsConfig.cmake
                               INSTALL_DESTINATION ${sbk_package_dir} NO_SET_AND_CHECK_MACRO)
-# Before 1.0 a minor version may change the interface.
 write_basic_package_version_file(squeezebert_kernelsConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/squeezebert_kernelsConfig.cmake"
               "${CMAKE_CURRENT_BINARY_DIR}/squeezebert_kernelsConfigVersion.cmake" DESTINATION ${sbk_package_dir})

@@ -49,6 +49,8 @@ foreach(tier IN LISTS sbk_tiers)
     # aligned loads that are not aligned end the program anyway, and the scalar tier keeps all three.
     list(APPEND sbk_tier_flags_${tier} -fno-sanitize=null,alignment,object-size)
   endif()
+  # See cmake/hardening.cmake. Kernels call next to nothing of the C library either (tests/library/android_kernels.cmake).
+  list(APPEND sbk_tier_flags_${tier} -fno-stack-protector -U_FORTIFY_SOURCE)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     if(tier MATCHES "^avx512")
       # GCC 12 warns of its own _mm512_undefined_ps.

@@ -41,7 +41,21 @@ void check(sbk_status status) {
   throw py::error_already_set();
 }
 
-const int32_t* data_of(const std::optional<Ints>& array) { return array ? array->data() : nullptr; }
+// What an array holds now. Without the GIL other threads may write to the array, and sbk_run checks what it then reads
+// again; so it gets copies that nobody else knows.
+class Copy {
+ public:
+  explicit Copy(const std::optional<Ints>& array) {
+    if (!array) return;
+    values_.emplace().reserve(static_cast<std::size_t>(array->size()) + 1);  // no values are not the same as no array
+    values_->assign(array->data(), array->data() + array->size());
+  }
+  const int32_t* data() const { return values_ ? values_->data() : nullptr; }
+  std::size_t size() const { return values_ ? values_->size() : 0; }
+
+ private:
+  std::optional<std::vector<int32_t>> values_;
+};
 
 class Model {
  public:
@@ -60,7 +74,7 @@ class Model {
       status = sbk_model_load(path.c_str(), &options, &model);
     }
     check(status);
-    model_.reset(model);
+    model_ = std::shared_ptr<sbk_model>(model, Free());
     // The first context: what is wrong with it shows here.
     idle_.push_back(make_context());
     threads_ = sbk_context_threads(idle_.front().get());
@@ -68,10 +82,18 @@ class Model {
 
   int threads() const { return threads_; }
 
+  // Frees everything as soon as no call is in progress.
+  void close() {
+    std::vector<Context> idle;
+    const std::lock_guard lock(mutex_);
+    model_.reset();
+    idle.swap(idle_);
+  }
+
   py::dict info() const {
     sbk_model_info info{};
     info.size = sizeof info;
-    check(sbk_model_get_info(model_.get(), &info));
+    check(sbk_model_get_info(opened().get(), &info));
     py::dict out;
     out["dtype"] = static_cast<int>(info.dtype), out["head"] = static_cast<int>(info.head);
     out["isa"] = info.isa, out["architecture"] = info.architecture;
@@ -86,7 +108,8 @@ class Model {
 
   std::vector<py::str> labels() const {
     std::vector<py::str> labels;
-    for (int32_t i = 0; const char* label = sbk_model_label(model_.get(), i); i++) {
+    const Handle model = opened();
+    for (int32_t i = 0; const char* label = sbk_model_label(model.get(), i); i++) {
       labels.push_back(py::reinterpret_steal<py::str>(
           PyUnicode_DecodeUTF8(label, static_cast<Py_ssize_t>(std::char_traits<char>::length(label)), "replace")));
     }
@@ -97,11 +120,13 @@ class Model {
   void run(const Ints& ids, const std::optional<Ints>& types, const std::optional<Ints>& lengths,
            const std::optional<Ints>& mask, const std::optional<Ints>& logit_tokens, std::optional<Floats> hidden,
            std::optional<Floats> pooled, std::optional<Floats> logits) {
+    const Handle model = opened();
+    const Copy ids_now(ids), types_now(types), lengths_now(lengths), mask_now(mask), logit_tokens_now(logit_tokens);
     sbk_input in{};
     in.size = sizeof in, in.batch = static_cast<int32_t>(ids.shape(0)), in.length = static_cast<int32_t>(ids.shape(1));
-    in.token_ids = ids.data(), in.token_type_ids = data_of(types), in.lengths = data_of(lengths);
-    in.attention_mask = data_of(mask), in.logit_tokens = data_of(logit_tokens);
-    if (logit_tokens) in.num_logit_tokens = static_cast<int32_t>(logit_tokens->size());
+    in.token_ids = ids_now.data(), in.token_type_ids = types_now.data(), in.lengths = lengths_now.data();
+    in.attention_mask = mask_now.data(), in.logit_tokens = logit_tokens_now.data();
+    in.num_logit_tokens = static_cast<int32_t>(logit_tokens_now.size());
     sbk_output out{};
     out.size = sizeof out;
     const auto set = [](std::optional<Floats>& array, float*& data, std::size_t& size) {
@@ -114,7 +139,7 @@ class Model {
     sbk_status status = SBK_OK;
     {
       const py::gil_scoped_release release;
-      status = sbk_run(model_.get(), context.get(), &in, &out);
+      status = sbk_run(model.get(), context.get(), &in, &out);
     }
     check(status);
   }
@@ -122,13 +147,14 @@ class Model {
   // ids, type ids, and bytes [begin, end) of each token.
   py::tuple tokenize(const std::string& text, const std::optional<std::string>& pair, int max_length,
                      bool truncation) const {
+    const Handle model = opened();
     sbk_text in{};
     in.size = sizeof in, in.text = text.data(), in.text_bytes = static_cast<int64_t>(text.size());
     if (pair) in.pair = pair->data(), in.pair_bytes = static_cast<int64_t>(pair->size());
     in.max_length = max_length, in.no_truncation = !truncation;
     sbk_model_info info{};
     info.size = sizeof info;
-    check(sbk_model_get_info(model_.get(), &info));
+    check(sbk_model_get_info(model.get(), &info));
     const auto most = static_cast<std::size_t>(info.max_length);
     std::vector<int32_t> ids(most), types(most);
     std::vector<int64_t> begin(most), end(most);
@@ -137,7 +163,7 @@ class Model {
     sbk_status status = SBK_OK;
     {
       const py::gil_scoped_release release;
-      status = sbk_tokenize(model_.get(), &in, &out, &count);
+      status = sbk_tokenize(model.get(), &in, &out, &count);
     }
     check(status);
     py::array_t<int64_t> spans({static_cast<py::ssize_t>(count), py::ssize_t{2}});
@@ -149,16 +175,18 @@ class Model {
   }
 
   std::string decode(const Ints& ids) const {
+    const Handle model = opened();
+    const Copy now(ids);
     std::size_t bytes = 0;
-    const auto count = static_cast<int32_t>(ids.size());
-    check(sbk_decode(model_.get(), ids.data(), count, nullptr, 0, &bytes));
+    const auto count = static_cast<int32_t>(now.size());
+    check(sbk_decode(model.get(), now.data(), count, nullptr, 0, &bytes));
     std::string text(bytes + 1, '\0');
-    check(sbk_decode(model_.get(), ids.data(), count, text.data(), text.size(), &bytes));
+    check(sbk_decode(model.get(), now.data(), count, text.data(), text.size(), &bytes));
     text.resize(bytes);
     return text;
   }
 
-  int token_id(const std::string& token) const { return sbk_token_id(model_.get(), token.c_str()); }
+  int token_id(const std::string& token) const { return sbk_token_id(opened().get(), token.c_str()); }
 
  private:
   struct Free {
@@ -166,6 +194,14 @@ class Model {
     void operator()(sbk_context* context) const { sbk_context_free(context); }
   };
   using Context = std::unique_ptr<sbk_context, Free>;
+  using Handle = std::shared_ptr<sbk_model>;
+
+  // The model, for as long as a call needs it.
+  Handle opened() const {
+    const std::lock_guard lock(mutex_);
+    if (!model_) throw py::value_error("the model is closed");
+    return model_;
+  }
 
   // A context for one call: an idle one, or a new one where as many calls as there are contexts are in progress.
   class Lease {
@@ -183,7 +219,7 @@ class Model {
     }
     ~Lease() {
       const std::lock_guard lock(model_.mutex_);
-      model_.idle_.push_back(std::move(context_));
+      if (model_.model_) model_.idle_.push_back(std::move(context_));
     }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
@@ -202,10 +238,10 @@ class Model {
     return Context(context);
   }
 
-  std::unique_ptr<sbk_model, Free> model_;
   int threads_;
   bool pin_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  Handle model_;  // none once it is closed
   std::vector<Context> idle_;
 };
 
@@ -218,6 +254,7 @@ PYBIND11_MODULE(_native, m) {
            py::arg("path"), py::arg("dtype"), py::arg("head"), py::arg("isa").none(true), py::arg("verify"),
            py::arg("threads"), py::arg("pin"))
       .def_property_readonly("threads", &Model::threads)
+      .def("close", &Model::close)
       .def("info", &Model::info)
       .def("labels", &Model::labels)
       // noconvert: an array that would have to be copied is an error of model.py.

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "squeezebert_kernels"
 
 ROOMS = (
-    ("_native", "compat", "layer_arguments"),
+    ("_native", "compat", "files", "layer_arguments"),
     ("triton_kernels",),
     ("ops", "console"),
     ("weights", "machine"),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .commands import bench, demo, doctor, embed, export, tune
-from .console import UserError
+from .console import UserError, shown
 from .machine import version_of
 
 PROGRAM = "squeezebert-kernels"
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with one-line errors."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, shown(f"{self.prog}: error: {message} (see {self.prog} --help)\n"))
 
 
 def version() -> str:
@@ -63,5 +63,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM} {args.command}: error: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     except UserError as error:
-        print(f"{PROGRAM} {args.command}: error: {error}", file=sys.stderr)
+        print(shown(f"{PROGRAM} {args.command}: error: {error}"), file=sys.stderr)
         return 1

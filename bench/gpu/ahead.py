@@ -34,6 +34,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from squeezebert_kernels.files import write_file
 from squeezebert_kernels.ops.dtypes import FLOATING
 from squeezebert_kernels.triton_kernels import configs, launchers
 from squeezebert_kernels.triton_kernels.workload import train, workload
@@ -202,9 +203,7 @@ def compile_all(todo: list[Job], cache: Path | None) -> list[Compiled]:
                 known[i], file = result, files[i]
                 if file is not None:  # whole or not at all: another process may be about to read it
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    unfinished = file.with_suffix(f".{os.getpid()}")
-                    unfinished.write_text(json.dumps(result._asdict()))
-                    unfinished.replace(file)
+                    write_file(file, json.dumps(result._asdict()))
     return [known[i] for i in range(len(todo))]
 
 
@@ -277,7 +276,7 @@ def main() -> int:
     for result, wrong in bad:
         print(f"FAULT: {result.arch} {result.dtype} {result.kernel} ({result.config}) {', '.join(wrong)}")
     if arguments.json:
-        arguments.json.write_text(json.dumps([r._asdict() for r in results], indent=1) + "\n")
+        write_file(arguments.json, json.dumps([r._asdict() for r in results], indent=1) + "\n")
     return 1 if bad else 0
 
 

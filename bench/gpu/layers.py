@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from squeezebert_kernels import triton_kernels
+from squeezebert_kernels.files import write_file
 from squeezebert_kernels.triton_kernels import launchers
 from squeezebert_kernels.triton_kernels.timing import microseconds
 from squeezebert_kernels.triton_kernels.workload import CHANNELS, GROUPS, HEADS, HIDDEN
@@ -89,7 +90,7 @@ def main() -> int:
             results["us"][shape] = measure(batch, length)
             print(shape, results["us"][shape], flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+        write_file(arguments.json, json.dumps(results, indent=1) + "\n")
     return 0
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from squeezebert_kernels.files import write_file
 
 SCHEMA = "squeezebert-gpu-bench 2"
 SECTIONS = ("correctness", "models", "micro", "bars")
@@ -55,9 +56,7 @@ class Results:
         return next((row for row in self.data[section] if row["key"] == key), None)
 
     def save(self) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.data, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_file(self.path, json.dumps(self.data, indent=1) + "\n")
 
 
 @dataclass

@@ -40,7 +40,9 @@ set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
 # zig alone adds debug information unless told not to; a build type that wants it says so later on the line.
 set(CMAKE_C_FLAGS_INIT "-g0")
 set(CMAKE_CXX_FLAGS_INIT "-g0")
-# zig builds its C++ library for every kind of build that it meets: one will do.
+# zig builds its C++ library for every kind of build that it meets: one will do. What it can do is known.
+set(CMAKE_CXX_LINK_PIE_SUPPORTED YES CACHE INTERNAL "")
+set(CMAKE_CXX_LINK_NO_PIE_SUPPORTED YES CACHE INTERNAL "")
 set(CMAKE_TRY_COMPILE_CONFIGURATION Release)
 # Its linker front end knows no --dependency-file.
 set(CMAKE_LINK_DEPENDS_USE_LINKER FALSE)

@@ -11,6 +11,8 @@
 #include "model/model.h"
 #include "runtime/cpu.h"
 #include "runtime/executor.h"
+#include "runtime/file_writer.h"
+#include "runtime/float_environment.h"
 
 struct sbk_model {
   std::unique_ptr<sbk::Model> model;
@@ -33,14 +35,17 @@ namespace sbk::capi {
 // Remembers `message` for sbk_last_error() and returns `status`.
 sbk_status set_error(sbk_status status, const char* message) noexcept;
 
-// f() returns nothing or throws; what it throws becomes the status.
+// f() returns nothing or throws; what it throws becomes the status. The caller's floating-point modes do not reach it.
 template <class F>
 sbk_status guarded(const F& f) noexcept {
+  const FloatEnvironment standard;
   try {
     f();
     return SBK_OK;
   } catch (const Failure& failure) {
     return set_error(failure.status, failure.what());
+  } catch (const WriteError& error) {
+    return set_error(SBK_IO_ERROR, error.what());
   } catch (const std::bad_alloc&) {
     return set_error(SBK_OUT_OF_MEMORY, "out of memory");
   } catch (const std::exception& e) {

@@ -17,6 +17,18 @@
  * Threads. A model is immutable: any number of threads may use it at once. A context (threads and scratch memory) is
  * used by one call at a time: one context for each thread that calls. A second call meanwhile gets SBK_BUSY.
  *
+ * What must not change during a call: everything that is passed to it. Until it returns, no other thread may write to
+ * structures, arrays, texts and files that it reads, nor touch arrays that it writes. Values are checked once and read
+ * again later: an id or a length that another thread changes in between makes the call read and write out of bounds. A
+ * caller who cannot rule that out passes copies.
+ *
+ * Processes. Threads of a context block all signals but those of faults. After fork() the child may use its parent's
+ * models, and its contexts on the calling thread alone; a context that was in use at that moment stays SBK_BUSY there.
+ * New contexts have threads again.
+ *
+ * Floating point. Results do not depend on the calling thread's rounding mode, flushing of denormals or traps. They are
+ * as before when a call returns.
+ *
  * Structures begin with their size, so that later versions can add members: set it to sizeof the structure, and every
  * member you do not use to 0.
  *
@@ -126,7 +138,11 @@ SBK_API sbk_status sbk_model_load(const char* path, const sbk_load_options* opti
 SBK_API void sbk_model_free(sbk_model* model);
 
 /* Writes a .sbk file: self-describing, versioned, checksummed; weights packed as they are in memory, at 64-byte
- * boundaries. Written beside `path` first and then renamed: no reader sees half a file. */
+ * boundaries.
+ *
+ * Written beside `path` first, under a name that nobody can foresee, brought to the disk and then renamed: no reader
+ * sees half a file, and writers do not meet. A link is followed: the file that it leads to is replaced. An existing
+ * file keeps its mode. What is there but is no regular file, or may not be written to, is SBK_IO_ERROR. */
 SBK_API sbk_status sbk_model_save(const sbk_model* model, const char* path);
 
 typedef struct sbk_model_info {

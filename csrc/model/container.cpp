@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "model/failure.h"
+#include "runtime/file_writer.h"
 
 namespace sbk {
 namespace {

@@ -1,8 +1,7 @@
-// Files: mapped for reading, replaced as a whole for writing.
+// Files, mapped for reading. How they are written: runtime/file_writer.h.
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
 
@@ -28,23 +27,5 @@ class MappedFile {
 
 bool is_folder(const std::string& path);
 bool is_file(const std::string& path);
-
-// Where a file is written: write() appends, and throws Failure(SBK_IO_ERROR).
-class FileWriter {
- public:
-  // Writes beside `path` and puts the file in its place when `fill` has returned; nothing is left if it throws.
-  static void replace(const std::string& path, const std::function<void(FileWriter&)>& fill);
-
-  void write(const void* data, uint64_t bytes);
-  // Zeros up to a multiple of `alignment`.
-  void align(uint64_t alignment);
-  uint64_t position() const { return position_; }
-
- private:
-  FileWriter(int fd, const std::string& path) : fd_(fd), path_(path) {}
-  int fd_;
-  const std::string& path_;
-  uint64_t position_ = 0;
-};
 
 }  // namespace sbk

@@ -55,6 +55,7 @@ void grouped_pointwise_conv_layer_norm(const KernelTable& table, const Parallel&
 
 void attention_block(const KernelTable& table, const Parallel& parallel, const AttentionBlock& block, Input x,
                      const Sequences& sequences, const AttentionMask& mask, Output context) {
+  const FloatEnvironment standard;
   const int64_t heads = block.num_heads, d = block.query.out_channels() / heads, rows = sequences.rows();
   if (rows == 0) return;
   // The products of attention itself are less than fp32 where the projections are and the tier can multiply it.

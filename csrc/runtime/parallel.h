@@ -5,6 +5,8 @@
 #pragma once
 #include <cstdint>
 
+#include "runtime/float_environment.h"
+
 namespace sbk {
 
 // run(context, n, task, arg) calls task(arg, begin, end) for disjoint ranges that cover [0, n), on up to `threads`
@@ -16,12 +18,13 @@ struct Parallel {
   int64_t threads;
 };
 
-// f(i) for every i in [0, n).
+// f(i) for every i in [0, n), whatever the floating-point modes of the threads are.
 template <class F>
 void parallel_for(const Parallel& parallel, int64_t n, const F& f) {
   if (n <= 0) return;
   const auto task = [](void* arg, int64_t begin, int64_t end) {
     const F& body = *static_cast<const F*>(arg);
+    const FloatEnvironment standard;
     for (int64_t i = begin; i < end; i++) body(i);
   };
   if (n == 1 || parallel.threads <= 1) {

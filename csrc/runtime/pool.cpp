@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <new>
 #include <utility>
 
@@ -31,6 +32,27 @@ void relax() {
 #endif
 }
 
+// While it lives, threads that are made get no signals: those of the process then go to the program's own threads,
+// which may wait for them or be woken by them. Not blocked is what tells of a fault in the thread itself.
+class BlockSignals {
+ public:
+  BlockSignals() {
+    sigset_t blocked;
+    sigfillset(&blocked);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT}) sigdelset(&blocked, fault);
+    is_done_ = pthread_sigmask(SIG_SETMASK, &blocked, &before_) == 0;
+  }
+  ~BlockSignals() {
+    if (is_done_) pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  BlockSignals(const BlockSignals&) = delete;
+  BlockSignals& operator=(const BlockSignals&) = delete;
+
+ private:
+  sigset_t before_;
+  bool is_done_;
+};
+
 }  // namespace
 
 ThreadPool::ThreadPool(int64_t threads, const std::vector<int>& cpus, Create create) : cpus_(cpus), process_(getpid()) {
@@ -41,10 +63,13 @@ ThreadPool::ThreadPool(int64_t threads, const std::vector<int>& cpus, Create cre
   pthread_attr_t attributes;
   if (count == 0 || pthread_attr_init(&attributes) != 0) return;
   pthread_attr_setstacksize(&attributes, kStack);
-  for (int64_t i = 0; i < count; i++) {
-    pthread_t thread;
-    if (create(&thread, &attributes, worker, this) != 0) break;
-    workers_.push_back(thread);
+  {
+    const BlockSignals block;
+    for (int64_t i = 0; i < count; i++) {
+      pthread_t thread;
+      if (create(&thread, &attributes, worker, this) != 0) break;
+      workers_.push_back(thread);
+    }
   }
   pthread_attr_destroy(&attributes);
   // pinned() is to be true when it is asked.
@@ -171,6 +196,31 @@ void ThreadPool::run(void* context, int64_t n, Parallel::Task task, void* arg) {
   pool.failed_.clear();
   pool.busy_ = false;
   if (error) std::rethrow_exception(error);
+}
+
+Parallel pool_of_this_process(int64_t threads) {
+  // A list to which pools are only added, each by one exchange: a lock could be held by a thread that the child of a
+  // fork() does not have.
+  struct Entry {
+    pid_t process;
+    int64_t threads;
+    ThreadPool pool;
+    const Entry* next;
+  };
+  static std::atomic<const Entry*> first{nullptr};
+  if (threads <= 1) return serial();
+  const pid_t process = getpid();
+  const auto find = [&](const Entry* entry) {
+    while (entry != nullptr && (entry->process != process || entry->threads != threads)) entry = entry->next;
+    return entry;
+  };
+  const Entry* known = first.load(std::memory_order_acquire);
+  if (const Entry* entry = find(known)) return const_cast<Entry*>(entry)->pool.parallel();
+  auto made = std::unique_ptr<Entry>(new Entry{process, threads, ThreadPool(threads), known});
+  while (!first.compare_exchange_weak(made->next, made.get(), std::memory_order_acq_rel)) {
+    if (const Entry* entry = find(made->next)) return const_cast<Entry*>(entry)->pool.parallel();
+  }
+  return made.release()->pool.parallel();
 }
 
 }  // namespace sbk

@@ -24,6 +24,7 @@ namespace sbk {
 // - A run waits for workers that have begun, never for ones that are yet to wake up.
 // - An exception of a task ends the run early and is thrown again by run(), in the caller.
 // - fork(): in the child the pool has the calling thread only, and works.
+// - Workers block signals, but those of faults.
 class ThreadPool {
  public:
   // How a worker is made; tests replace it.
@@ -82,5 +83,9 @@ class ThreadPool {
   };
   std::unique_ptr<Sleep> sleep_ = std::make_unique<Sleep>();
 };
+
+// A pool of this process, made at the first use and kept, for frontends whose own pool does not outlive fork(): the
+// child of a fork() of this process gets another. Throws std::bad_alloc.
+Parallel pool_of_this_process(int64_t threads);
 
 }  // namespace sbk

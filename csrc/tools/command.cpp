@@ -1,6 +1,5 @@
 #include "tools/command.h"
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -38,7 +37,41 @@ size_t character(std::string_view text) {
   return overlong || beyond ? 0 : size;
 }
 
+// The number of the control character at the start of `text`, `size` bytes of UTF-8; -1 for another.
+int control(std::string_view text, size_t size) {
+  const auto first = static_cast<unsigned char>(text[0]);
+  if (first < 0x20 || first == 0x7F) return first;
+  const auto second = static_cast<unsigned char>(size == 2 ? text[1] : 0);
+  return first == 0xC2 && second < 0xA0 && size == 2 ? second : -1;  // U+0080 to U+009F
+}
+
+// What is special in `text` escaped; `in_json`: as JSON wants it.
+std::string escaped(std::string_view text, bool in_json) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t size = character(text);
+    const int code = size == 0 ? -1 : control(text, size);
+    if (size == 0) {
+      out += "\xEF\xBF\xBD";
+    } else if (in_json && (text[0] == '"' || text[0] == '\\')) {
+      out += '\\', out += text[0];
+    } else if (!in_json && code == '\n') {
+      out += "\\n";
+    } else if (code >= 0 && (in_json || code != '\t')) {
+      char escape[8];
+      std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(code));
+      out += escape;
+    } else {
+      out += text.substr(0, size);
+    }
+    text.remove_prefix(size == 0 ? 1 : size);
+  }
+  return out;
+}
+
 }  // namespace
+
+std::string shown(std::string_view text) { return escaped(text, false); }
 
 void check(sbk_status status) {
   if (status == SBK_OUT_OF_MEMORY) throw std::bad_alloc();
@@ -176,24 +209,7 @@ Json& Json::key(std::string_view name) {
 
 Json& Json::text(std::string_view value) {
   separate();
-  out_ += '"';
-  while (!value.empty()) {
-    const size_t size = character(value);
-    const char c = value[0];
-    if (size == 0) {
-      out_ += "\xEF\xBF\xBD";
-    } else if (c == '"' || c == '\\') {
-      out_ += '\\', out_ += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      char escape[8];
-      std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(c));
-      out_ += escape;
-    } else {
-      out_ += value.substr(0, size);
-    }
-    value.remove_prefix(size == 0 ? 1 : size);
-  }
-  out_ += '"';
+  out_ += '"' + escaped(value, true) + '"';
   return *this;
 }
 
@@ -232,8 +248,7 @@ int run_main(const char* program, void (*body)(int, char**), int argc, char** ar
     message = error.what();
   }
   std::fflush(stdout);
-  std::replace(message.begin(), message.end(), '\n', ' ');  // of a path
-  std::fprintf(stderr, "%s: error: %s\n", program, message.c_str());
+  std::fprintf(stderr, "%s: error: %s\n", program, shown(message).c_str());
   return status;
 }
 

@@ -68,8 +68,12 @@ class Arguments {
   std::vector<std::pair<std::string, std::string>> given_;
 };
 
+// `text` as one line that a terminal shows and does not obey: control characters (a label or a path may have some that
+// move the cursor or change its title) as \n or \u001b, bytes that are no UTF-8 as U+FFFD. Other text and tabs stay.
+std::string shown(std::string_view text);
+
 // JSON, value after value: the caller opens and closes objects and arrays. Bytes that are no UTF-8 become U+FFFD,
-// numbers that are not finite null.
+// numbers that are not finite null. Control characters are escaped, all of them.
 class Json {
  public:
   Json& open(char bracket);  // '{' or '['

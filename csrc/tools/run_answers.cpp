@@ -43,7 +43,7 @@ std::string show_tokens(const Session& session, const Tokens& t, Json* json) {
     json->open('{').field("id", t.ids[i]).field("text", text).field("type", t.types[i]);
     json->field("begin", t.begin[i]).field("end", t.end[i]).close();
     lines += format("%6d  %d  %5lld-%-5lld  %s\n", t.ids[i], t.types[i], static_cast<long long>(t.begin[i]),
-                    static_cast<long long>(t.end[i]), text.c_str());
+                    static_cast<long long>(t.end[i]), shown(text).c_str());
   }
   json->close();
   return lines;
@@ -62,7 +62,7 @@ std::string classify(const Session& session, const Tokens& tokens, Json* json) {
   for (const size_t i : largest(p, session.options().top > 0 ? static_cast<size_t>(session.options().top) : p.size())) {
     const std::string label = session.label(static_cast<int64_t>(i));
     json->open('{').field("label", label).field("probability", p[i]).close();
-    lines += format("%.4f  %s\n", p[i], label.c_str());
+    lines += format("%.4f  %s\n", p[i], shown(label).c_str());
   }
   json->close();
   return lines;
@@ -82,7 +82,7 @@ std::string choose(const Session& session, const Texts& texts, Json* json) {
   for (const size_t i : largest(p, session.options().top > 0 ? static_cast<size_t>(session.options().top) : p.size())) {
     json->open('{').field("choice", static_cast<int64_t>(i)).field("text", texts[i + 1]);
     json->field("probability", p[i]).close();
-    lines += format("%.4f  %s\n", p[i], texts[i + 1].c_str());
+    lines += format("%.4f  %s\n", p[i], shown(texts[i + 1]).c_str());
   }
   json->close();
   return lines;
@@ -129,7 +129,7 @@ std::string list_spans(const std::vector<Span>& spans, const Texts& texts, const
     json->field("begin", t.begin[span.first]).field("end", t.end[span.last]);
     if (texts.size() > 1) json->field("pair", t.types[span.first] == 1);
     json->close();
-    lines += format("%.4f  %-12s  %s\n", span.score, span.label.c_str(), text.c_str());
+    lines += format("%.4f  %-12s  %s\n", span.score, shown(span.label).c_str(), shown(text).c_str());
   }
   json->close();
   return lines;
@@ -175,7 +175,7 @@ std::string fill_masks(const Session& session, const Tokens& tokens, Json* json)
     for (const size_t i : largest(p, session.options().top > 0 ? static_cast<size_t>(session.options().top) : 5)) {
       const std::string text = session.token_text(static_cast<int32_t>(i));
       json->open('{').field("id", static_cast<int64_t>(i)).field("token", text).field("probability", p[i]).close();
-      lines += format("%.4f  %s\n", p[i], text.c_str());
+      lines += format("%.4f  %s\n", p[i], shown(text).c_str());
     }
     json->close();
   }

@@ -111,7 +111,7 @@ std::string answer_question(const Session& session, const Texts& texts, Json* js
     const std::string text(context.substr(answer.begin, answer.end - answer.begin));
     json->open('{').field("answer", text).field("score", answer.score);
     json->field("begin", static_cast<int64_t>(answer.begin)).field("end", static_cast<int64_t>(answer.end)).close();
-    lines += format("%.4f  %s\n", answer.score, text.c_str());
+    lines += format("%.4f  %s\n", answer.score, shown(text).c_str());
   }
   json->close();
   return lines;

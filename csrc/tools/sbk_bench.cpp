@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 
+#include "runtime/file_writer.h"
 #include "tools/bench_machine.h"
 #include "tools/bench_measure.h"
 #include "tools/bench_model.h"
@@ -12,6 +13,7 @@
 namespace {
 
 using namespace sbk::tools;
+using sbk::FileWriter;
 
 constexpr const char* kUsage =
     "usage: sbk-bench [options] [MODEL.sbk]\n"
@@ -112,8 +114,8 @@ void show_machine(Bench* bench) {
     json.text(sbk_isa_name(i)), tiers += std::string(" ") + sbk_isa_name(i);
   json.close().field("tier", bench->tier);
   std::printf("sbk-bench %s, built by %s\n", sbk_version(), m.compiler.c_str());
-  std::printf("machine   %s\nsystem    %s\nfeatures %s\n", m.model.empty() ? "unknown" : m.model.c_str(),
-              m.system.c_str(), features.c_str());
+  std::printf("machine   %s\nsystem    %s\nfeatures %s\n", m.model.empty() ? "unknown" : shown(m.model).c_str(),
+              shown(m.system).c_str(), features.c_str());
   std::printf("tiers    %s; in use: %s\n", tiers.c_str(), bench->tier.c_str());
 
   json.key("cpus").open('[');
@@ -249,8 +251,8 @@ void time_models(Bench* bench) {
   }
   const sbk_model_info info = info_of(models[0].get());
   std::printf("\n%s: %s, %d layers, %d channels: embeddings and encoder; p50, p90, least\n",
-              options.model.empty() ? "synthetic model" : options.model.c_str(), info.architecture, info.num_layers,
-              info.hidden_size);
+              options.model.empty() ? "synthetic model" : shown(options.model).c_str(), info.architecture,
+              info.num_layers, info.hidden_size);
   Json& json = bench->json;
   json.key("model").open('{').field("file", options.model.empty() ? "synthetic" : options.model);
   json.field("architecture", info.architecture).field("num_layers", info.num_layers);
@@ -332,11 +334,8 @@ void body(int argc, char** argv) {
   Bench bench{parse(arguments), read_machine(), sbk_active_isa(), {}};
   check_lengths(bench.options);
   if (arguments.has("--cpus")) check_cpus(bench.options, bench.machine);
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(nullptr, std::fclose);
-  if (!bench.options.json.empty()) {  // now, rather than after minutes
-    file.reset(std::fopen(bench.options.json.c_str(), "we"));
-    if (!file) throw std::runtime_error("cannot write '" + bench.options.json + "'");
-  }
+  const std::string& json = bench.options.json;
+  if (!json.empty()) FileWriter::check(json);  // now, rather than after minutes
   show_machine(&bench);
   std::string threads;
   for (const int64_t n : bench.options.threads) threads += (threads.empty() ? "" : ", ") + std::to_string(n);
@@ -348,12 +347,10 @@ void body(int argc, char** argv) {
   show_peaks(&bench);
   time_kernels(&bench);
   time_models(&bench);
-  if (!file) return;
+  if (json.empty()) return;
   const std::string text = bench.json.close().str() + "\n";
-  const bool written = std::fwrite(text.data(), 1, text.size(), file.get()) == text.size();
-  if (std::fclose(file.release()) != 0 || !written)
-    throw std::runtime_error("cannot write '" + bench.options.json + "'");
-  std::printf("\nwritten: %s\n", bench.options.json.c_str());
+  FileWriter::replace(json, [&](FileWriter& file) { file.write(text.data(), text.size()); });
+  std::printf("\nwritten: %s\n", shown(json).c_str());
 }
 
 }  // namespace

@@ -82,10 +82,11 @@ void answer_lines(const Session& session) {
       said = answer(session, split(line));
     } catch (const std::runtime_error& error) {
       failed++;
-      std::fprintf(stderr, "sbk-run: error: line %lld: %s\n", static_cast<long long>(number), error.what());
+      std::fprintf(stderr, "sbk-run: error: line %lld: %s\n", static_cast<long long>(number),
+                   shown(error.what()).c_str());
       if (options.json || options.embedding) said = Json().open('{').field("error", error.what()).close().str() + "\n";
     }
-    if (!options.json && !options.embedding) print("> " + line + "\n");
+    if (!options.json && !options.embedding) print("> " + shown(line) + "\n");
     print(said);
     std::fflush(stdout);
   }

@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <limits>
@@ -21,6 +22,7 @@
 #include "ops/ops.h"
 #include "runtime/cpu.h"
 #include "runtime/huge_pages.h"
+#include "runtime/pool.h"
 
 namespace sbk_torch {
 
@@ -56,11 +58,18 @@ inline const sbk::KernelTable& table() {
   return *t;
 }
 
+// The process that loaded this library.
+inline const pid_t loader = getpid();
+
+// torch's threads. In the child of a fork() they would be waited for in vain, where the parent has used them (OpenMP
+// does not outlive it): there threads of our own.
 inline sbk::Parallel torch_parallel() {
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  if (getpid() != loader) return sbk::pool_of_this_process(threads);
   const auto run = [](void*, int64_t n, sbk::Parallel::Task task, void* arg) {
     torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) { task(arg, begin, end); });
   };
-  return {run, nullptr, static_cast<int64_t>(torch::stable::get_num_threads())};
+  return {run, nullptr, threads};
 }
 
 inline std::string shape(const Tensor& t) {
@@ -102,7 +111,11 @@ struct Vector {
 inline float checked_eps(double eps, const char* name) {
   SBK_CHECK_ARGUMENT(eps >= 0 && eps < std::numeric_limits<double>::infinity(), name,
                      " must be finite and not negative, got ", eps);
-  return static_cast<float>(eps);
+  const sbk::FloatEnvironment standard;
+  sbk::FloatEnvironment::hold(eps);
+  auto rounded = static_cast<float>(eps);
+  sbk::FloatEnvironment::hold(rounded);
+  return rounded;
 }
 
 inline Tensor new_output(const Tensor& like, int64_t channels) {

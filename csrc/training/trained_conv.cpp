@@ -204,9 +204,14 @@ void conv_backward(const KernelTable& table, const Parallel& parallel, Compute c
 }
 
 Dropout dropout_of(uint64_t seed, DropoutSite site, double p) {
+  const FloatEnvironment standard;
+  FloatEnvironment::hold(p);
   constexpr double two_to_32 = 4294967296.0;
-  const auto threshold = static_cast<uint32_t>(std::min(p * two_to_32 + 0.5, two_to_32 - 1.0));
-  return {seed, static_cast<uint32_t>(site), threshold, p < 1.0 ? static_cast<float>(1.0 / (1.0 - p)) : 0.0f};
+  auto threshold = static_cast<uint32_t>(std::min(p * two_to_32 + 0.5, two_to_32 - 1.0));
+  FloatEnvironment::hold(threshold);
+  auto factor = p < 1.0 ? static_cast<float>(1.0 / (1.0 - p)) : 0.0f;
+  FloatEnvironment::hold(factor);
+  return {seed, static_cast<uint32_t>(site), threshold, factor};
 }
 
 void dropout_factors(const KernelTable& table, const Parallel& parallel, const Dropout& dropout, int64_t rows,

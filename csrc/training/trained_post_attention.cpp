@@ -176,6 +176,7 @@ void post_attention_forward(const KernelTable& table, const Parallel& parallel, 
 void post_attention_backward(const KernelTable& table, const Parallel& parallel, Compute compute,
                              const TrainedPostAttention& block, Input context, int64_t rows,
                              const PostAttentionState& state, Input grad, const PostAttentionGradients& gradients) {
+  const FloatEnvironment standard;  // for the sums of the tiles' sums
   compute = training_compute(table, compute);
   const int64_t n = block.post.n, wide = block.intermediate.n;
   const Tiles tiles{rows, tile_of(rows)};

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,7 +67,11 @@ class Tokens(NamedTuple):
 
 
 def _int32(name: str, value: ArrayLike, shape: tuple[int | None, ...], booleans: bool = False) -> NDArray[np.int32]:
-    """`value` as a dense int32 array: itself if it is one. None in `shape` is any size."""
+    """`value` as a dense int32 array: itself if it is one. None in `shape` is any size.
+
+    Other threads may write to `value` meanwhile. So what is converted is copied before it is checked; int32 arrays are
+    checked behind this, when they have been copied too.
+    """
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -80,6 +84,7 @@ def _int32(name: str, value: ArrayLike, shape: tuple[int | None, ...], booleans:
     if array.dtype.kind not in ("iub" if booleans else "iu"):
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     if array.dtype != np.int32:
+        array = array.copy()
         limits = np.iinfo(np.int32)
         if array.size and array.dtype.kind != "b" and (int(array.min()) < limits.min or int(array.max()) > limits.max):
             worst = int(array.max()) if int(array.max()) > limits.max else int(array.min())
@@ -103,6 +108,10 @@ class Model:
     Any number of Python threads may call one model at once: the GIL is released, weights are shared, and each call in
     progress has a context (threads and scratch memory) of its own, which is kept for later calls. So n concurrent
     callers use n * threads threads: pass ``threads=1`` to serve many.
+
+    A model is a context manager: at the end of a ``with`` block it is closed. Pickling keeps the path and the options
+    and loads again, also in another process, where the file must be there; so does copying. After ``fork()`` the child
+    may go on with the model of its parent, on one thread.
 
     Args:
         path: a ``.sbk`` file, which is mapped and must not change meanwhile, or a folder with ``config.json`` and
@@ -142,6 +151,10 @@ class Model:
         raw_path = os.fsencode(path)
         if b"\0" in raw_path:
             raise ValueError(f"path {path!r} has a NUL in it")
+        # What pickling keeps: the folder that a path counts from may be another one elsewhere.
+        options = {"dtype": dtype, "head": head, "isa": isa, "threads": threads, "verify": verify, "pin": pin}
+        self._origin: tuple[str, dict[str, Any]] = (os.path.abspath(os.fsdecode(raw_path)), options)
+        self._closed = False
         self._native = _native.Model(
             raw_path, DTYPES[dtype] if dtype else 0, HEADS[head] if head else 0, isa, verify, threads, pin
         )
@@ -156,6 +169,35 @@ class Model:
     def threads(self) -> int:
         """Threads of a call, the calling one included."""
         return self._native.threads
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Frees weights, threads and scratch memory, and unmaps the file; what a call is using goes when it ends.
+
+        After that calls, tokenizing and pickling are ValueErrors. ``info``, ``labels`` and ``threads`` stay. May be
+        called again.
+        """
+        self._closed = True
+        self._native.close()
+
+    def __enter__(self) -> Model:
+        self._require_open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._require_open()
+        return _load, self._origin
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ValueError("the model is closed")
 
     def __repr__(self) -> str:
         i = self.info
@@ -172,11 +214,12 @@ class Model:
         lengths: ArrayLike | None = None,
         attention_mask: ArrayLike | None = None,
         logit_tokens: ArrayLike | None = None,
-        outputs: Sequence[str] | None = None,
+        outputs: Iterable[str] | None = None,
     ) -> Output:
         """Runs the model. The same input gives the same bits, for any number of threads.
 
-        Dense int32 arrays are used in place; other integers are converted.
+        Inputs are copied first: what other threads write to them meanwhile changes nothing. Other integers than int32
+        are converted.
 
         Args:
             ids: [batch, length] integers from 0 to vocab_size - 1; length is at most ``info.max_length``.
@@ -188,11 +231,12 @@ class Model:
             outputs: of "hidden_states", "pooled" and "logits"; None: those that the model has.
 
         Raises:
-            TypeError: an array of another type than integers.
+            TypeError: an array of another type than integers, or outputs that are no names.
             ValueError: a shape or value that is not possible, or an output that the model does not have; the message
-                names the argument.
+                names the argument. The model is closed.
             MemoryError: no memory.
         """
+        self._require_open()
         info = self.info
         tokens = _int32("ids", ids, (None, None))
         batch, length = tokens.shape
@@ -213,7 +257,7 @@ class Model:
         self._native.run(tokens, types, counts, mask, chosen, hidden, pooled, logits)
         return Output(hidden, pooled, logits)
 
-    def _outputs(self, outputs: Sequence[str] | None) -> Sequence[str]:
+    def _outputs(self, outputs: Iterable[str] | None) -> Sequence[str]:
         has = ["hidden_states"]
         has += ["pooled"] if self.info.has_pooler else []
         has += ["logits"] if self.info.head != "none" else []
@@ -221,12 +265,16 @@ class Model:
             return has
         if isinstance(outputs, str):
             raise TypeError(f"outputs must be a sequence of names, got the string {outputs!r}")
-        for name in outputs:
+        try:
+            wanted = tuple(outputs)
+        except TypeError:
+            raise TypeError(f"outputs must be a sequence of names, got {type(outputs).__name__}") from None
+        for name in wanted:
             if name not in OUTPUTS:
                 raise ValueError(f"outputs must be of {', '.join(OUTPUTS)}, got {name!r}")
             if name not in has:
                 raise ValueError(f"outputs: the model has no {name}, only {', '.join(has)}")
-        return outputs
+        return wanted
 
     def _logits_shape(self, batch: int, length: int, chosen: NDArray[np.int32] | None) -> tuple[int, ...]:
         info = self.info
@@ -253,6 +301,7 @@ class Model:
             ValueError: the model has no tokenizer; max_length is impossible; text is too long, or has half a surrogate
                 pair.
         """
+        self._require_open()
         if max_length is not None and not 1 <= max_length <= self.info.max_length:
             raise ValueError(f"max_length must be from 1 to {self.info.max_length}, got {max_length}")
         for name, value in (("text", text), ("pair", pair)):
@@ -292,8 +341,15 @@ class Model:
 
     def decode(self, ids: ArrayLike) -> str:
         """The text of [tokens] ids, without special tokens and ids that are no token."""
+        self._require_open()
         return self._native.decode(_int32("ids", ids, (None,)))
 
     def token_id(self, token: str) -> int:
         """The id of a token as it is written in the vocabulary ("[MASK]", "##ing"), -1 if there is none."""
+        self._require_open()
         return -1 if "\0" in token else self._native.token_id(token)
+
+
+def _load(path: str, options: dict[str, Any]) -> Model:
+    """A pickled model."""
+    return Model(path, **options)

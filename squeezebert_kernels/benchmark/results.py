@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..console import UserError
+from ..files import check_target, write_file
 from .runner import Heat, Result
 from .workload import MODELS, Shape
 
@@ -35,10 +36,20 @@ def document(machine: dict[str, Any], settings: dict[str, Any], heats: Iterable[
     }
 
 
+def check_json(path: Path) -> None:
+    """UserError where write_json() could not write ``path``."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--json: the folder {path.absolute().parent} does not exist")
+    try:
+        check_target(path)
+    except OSError as error:
+        raise UserError(f"--json: {path} cannot be written: {error.strerror}") from None
+
+
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Writes ``data``; UserError where that cannot be done."""
     try:
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_file(path, json.dumps(data, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
         check_checkpoint(Path(args.model))
         if "squeezebert" not in models:
             raise UserError("--model is a SqueezeBERT checkpoint, but --models leaves squeezebert out")
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        raise UserError(f"--json: the folder {args.json.absolute().parent} does not exist")
+    if args.json is not None:
+        results.check_json(args.json)
     if args.plot is not None:
         plots.check(args.plot)
 

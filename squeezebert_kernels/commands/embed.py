@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .. import machine
-from ..console import UserError, checked_isa, make_console
+from ..console import UserError, checked_isa, make_console, shown
 from ..corpus.encoder import Encoder
 from ..corpus.engines import failure, run_local, run_ray
 from ..corpus.job import TASKS, Job, need
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     for line in summary.lines(job, seconds, args.plan):
         console.print(line, soft_wrap=True, markup=False)
     for line in summary.first_bad:
-        print(line, file=sys.stderr)
+        print(shown(line), file=sys.stderr)
     if bad:
         print(f"{bad} bad rows have no result: they are listed in {out / ERRORS}", file=sys.stderr)
     return 1 if bad and args.strict else 0

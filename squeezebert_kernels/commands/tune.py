@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from ..console import UserError, make_console
+from ..files import check_target, write_file
 from ..ops import devices
 
 HELP = "measure launch configurations of the Triton kernels on this GPU and use the fastest from now on"
@@ -135,6 +136,13 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{option}: unknown {', '.join(unknown)}; possible: {', '.join(known)}")
     device = torch.device("cuda", torch.cuda.current_device())
     output = args.output or configs.tuned_path(torch.cuda.get_device_name(device))
+    try:  # now, rather than after half an hour
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for path in (output, args.log):
+            if path is not None:
+                check_target(path)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be written: {error.strerror}") from None
     entries = dict(configs.load(device))  # whose lists are replaced, not changed
     console = make_console()
     found, log = _tune(kernels, dtypes, args.minutes, console)
@@ -144,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
     write(output, entries)
     configs.read(output)
     if args.log is not None:
-        args.log.write_text(json.dumps(log))
+        write_file(args.log, json.dumps(log))
     console.print(f"written: {output}")
     return 0
 
@@ -156,9 +164,7 @@ def write(path: Path, entries: dict[str, list[dict[str, Any]]]) -> None:
         lines = ",\n".join(f"    {json.dumps(entry)}" for entry in of_kernel)
         lists.append(f'  "{kernel}": [\n{lines}\n  ]')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text("{\n" + ",\n".join(lists) + "\n}\n")
-    partial.replace(path)
+    write_file(path, "{\n" + ",\n".join(lists) + "\n}\n")
 
 
 def _tune(

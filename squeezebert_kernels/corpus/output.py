@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _native
+from .. import _native, files
 from ..console import UserError
 from .job import Bad, Job, Unit, need
 from .rows import Source
@@ -36,16 +35,7 @@ _SHARD = re.compile(r"\d{5,}-.*-\d{12,}\.parquet")
 
 def write_file(out: Path, name: str, data: bytes | memoryview) -> None:
     """``out/name`` with these contents: complete or absent, even after a crash."""
-    partial = out / PARTIAL / f"{Path(name).name}.{uuid.uuid4().hex}"
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, out / name)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    files.write_file(out / name, data, beside=out / PARTIAL)
 
 
 def write_unit(job: Job, unit: Unit, numbers: Sequence[int], ids: Any, values: Any, bad: Iterable[Bad]) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import check_target
 from ..models.heads import ARCHITECTURES
 from . import c_library
 from .tokenizer_data import tokenizer_data
@@ -32,7 +33,8 @@ def export(
 
     Args:
         model: a transformers model, or the folder of a checkpoint.
-        output: the file. It is complete or absent, also after an error.
+        output: the file. An existing one is replaced as a whole or, after an error, not at all; links are followed, and
+            its mode is kept.
         dtype: "float32", "float16", "bfloat16" or "int8": what the encoder multiplies in.
         tier: the instruction set tier whose layout the weights get.
         tokenizer: a fast BERT tokenizer; None takes that of the folder, if there is one.
@@ -42,9 +44,11 @@ def export(
 
     Raises:
         ValueError: a model, dtype or tier that is not supported, with the values.
+        OSError: ``output`` cannot be written, or is a folder, device, pipe or socket.
     """
     if dtype not in c_library.DTYPE_NUMBERS:
         raise ValueError(f"dtype must be one of {', '.join(c_library.DTYPE_NUMBERS)}, got {dtype!r}")
+    check_target(output)
     notes = []
     if not isinstance(model, torch.nn.Module):
         folder = Path(model)

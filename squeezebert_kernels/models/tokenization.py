@@ -17,6 +17,7 @@ from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerFast
 
 from ..compat import TRANSFORMERS_5
+from ..files import write_file
 
 __all__ = ["SqueezeBertTokenizer", "SqueezeBertTokenizerFast"]
 
@@ -326,8 +327,7 @@ class SqueezeBertTokenizer(PreTrainedTokenizerFast):
         if size != len(tokens):
             # A line's number is its id, so every missing id takes a line; no text can spell one of these.
             warnings.warn(f"{size - len(tokens)} ids of the vocabulary have no token", stacklevel=2)
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{tokens.get(number, f'[no token {number}]')}\n" for number in range(size))
+        write_file(path, "".join(f"{tokens.get(number, f'[no token {number}]')}\n" for number in range(size)))
         return (str(path),)
 
     def _save_pretrained(

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 from dataclasses import asdict
@@ -290,6 +291,8 @@ def test_a_full_disk_loses_nothing(model, corpus, tmp_path, capsys, monkeypatch)
     calls = []
 
     def fsync(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            return
         calls.append(file)
         if len(calls) == 4:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

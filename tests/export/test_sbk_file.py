@@ -98,9 +98,9 @@ def test_what_is_refused(tmp_path, capsys):
     gpt = transformers.GPT2Model(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9))
     with pytest.raises(ValueError, match="'gpt2' model"):
         export(gpt, tmp_path / "x.sbk")
-    with pytest.raises(ValueError, match="cannot write"):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
         export(model, tmp_path / "no such folder" / "x.sbk")
-    assert not list(tmp_path.glob("x.sbk*"))
+    assert not list(tmp_path.iterdir())
     assert main(["export", str(tmp_path / "nothing"), "out.sbk"]) == 1
     assert "is not a folder with a checkpoint" in capsys.readouterr().err
 
@@ -129,7 +129,7 @@ with c_library.loaded(sys.argv[1], "float16", "neondot") as model:
     assert done.returncode == 1
     assert "cannot write" in done.stderr
     assert file.read_bytes() == before
-    assert [path.name for path in tmp_path.glob("model.sbk*")] == ["model.sbk"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.sbk"]
 
 
 def test_help_needs_no_library():

@@ -16,8 +16,10 @@ endif()
 check_page_size(${SHARED})
 
 readelf(dynamic -dW ${SHARED})
-if(NOT dynamic MATCHES "soname: \\[${SONAME}\\]" OR NOT SONAME MATCHES "\\.so\\.[0-9]+$")
-  message(SEND_ERROR "${SHARED} has not the SONAME ${SONAME}, or that has no version")
+# A version that may break programs has another SONAME: a minor one before 1.0, a major one from then on.
+string(REGEX MATCH "^(0\\.[0-9]+|[1-9][0-9]*)" wanted "${VERSION}")
+if(NOT dynamic MATCHES "soname: \\[${SONAME}\\]" OR NOT SONAME MATCHES "\\.so\\.(.*)$" OR NOT CMAKE_MATCH_1 STREQUAL wanted)
+  message(SEND_ERROR "${SHARED}: its SONAME should be ${SONAME}, and end in .so.${wanted}")
 endif()
 
 readelf(sections -SW ${STATIC})

@@ -280,6 +280,18 @@ def test_bytes_that_are_no_text(classifier):
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == 2
 
 
+def test_a_terminal_obeys_nothing_that_is_shown(exported):
+    evil = "a\x1b]0;title\x07\x7f\x9b31m\rb\nc"
+    _, file = exported("SqueezeBertForSequenceClassification", "evil", **labels(evil, "good"))
+    for done in (
+        run("sbk-run", file, "text"), run("sbk-run", "--lines", file, text=f"{evil}\n"), run("sbk-run", "--info", file),
+        run("sbk-run", "--json", file, evil), run("sbk-run", f"{evil}.sbk", "text"), run("sbk-run", f"--{evil}", file),
+    ):  # fmt: skip
+        said = done.stdout + done.stderr
+        assert r"a\u001b]0;title\u0007\u007f\u009b31m\u000db" in said or done.args[1] == "--json"
+        assert not [char for char in said if char != "\n" and (ord(char) < 32 or 0x7F <= ord(char) < 0xA0)]
+
+
 def test_long_texts_are_cut_with_a_note(classifier, tokenizer):
     model, file = classifier
     text = "water " * 600

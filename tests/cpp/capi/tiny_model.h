@@ -1,18 +1,14 @@
 // Models of a few kilobytes, written by the tests themselves: config.json and model.safetensors with random weights, a
-// tokenizer of eight tokens, and folders that disappear.
+// tokenizer of eight tokens.
 #pragma once
-#include <unistd.h>
-
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "model/tokenizer_data.h"
+#include "support/folder.h"
 #include "support/random.h"
 
 namespace test {
@@ -168,56 +164,15 @@ inline std::string tiny_tokenizer() {
   return data;
 }
 
-// A new file in place of any that is there: overwriting it would wait for the disk on some file systems.
-inline void write_file(const std::string& path, const std::string& bytes) {
-  std::remove(path.c_str());
-  std::FILE* file = std::fopen(path.c_str(), "wb");
-  if (file == nullptr || std::fwrite(bytes.data(), 1, bytes.size(), file) != bytes.size() || std::fclose(file) != 0) {
-    throw std::runtime_error("cannot write " + path);
-  }
-}
-
-inline std::string read_file(const std::string& path) {
-  std::FILE* file = std::fopen(path.c_str(), "rb");
-  if (file == nullptr) throw std::runtime_error("cannot read " + path);
-  std::string bytes;
-  char block[4096];
-  for (std::size_t n; (n = std::fread(block, 1, sizeof block, file)) > 0;) bytes.append(block, n);
-  std::fclose(file);
-  return bytes;
-}
-
-// A new folder in TMPDIR; its files go with it.
-class Folder {
+// A folder, with a model if one is given.
+class Folder : public TemporaryFolder {
  public:
-  Folder() {
-    const char* base = std::getenv("TMPDIR");
-    path_ = std::string(base != nullptr ? base : "/tmp") + "/sbk-test-XXXXXX";
-    if (mkdtemp(path_.data()) == nullptr) throw std::runtime_error("cannot make a folder at " + path_);
-  }
-  explicit Folder(const TinyModel& model, bool with_tokenizer = false) : Folder() {
+  Folder() = default;
+  explicit Folder(const TinyModel& model, bool with_tokenizer = false) {
     write("config.json", model.config());
     write("model.safetensors", model.safetensors());
     if (with_tokenizer) write("tokenizer.sbk", tiny_tokenizer());
   }
-  ~Folder() {
-    for (const std::string& name : names_) unlink((path_ + "/" + name).c_str());
-    rmdir(path_.c_str());
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-
-  const std::string& path() const { return path_; }
-  // The path of a file in it, which is removed at the end if it is there then.
-  std::string file(const std::string& name) {
-    names_.push_back(name);
-    return path_ + "/" + name;
-  }
-  void write(const std::string& name, const std::string& bytes) { write_file(file(name), bytes); }
-
- private:
-  std::string path_;
-  std::vector<std::string> names_;
 };
 
 }  // namespace test

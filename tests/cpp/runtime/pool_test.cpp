@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <ctime>
 #include <stdexcept>
 #include <thread>
@@ -206,6 +207,48 @@ TEST(idle_workers_sleep) {
   CHECK(used < 0.1);
 }
 
+// A signal of the process goes to threads of the program, never to a worker; a fault of a worker is told to its
+// handler.
+TEST(workers_block_signals) {
+  sigset_t before, after;
+  pthread_sigmask(SIG_SETMASK, nullptr, &before);
+  sbk::ThreadPool pool(3);
+  pthread_sigmask(SIG_SETMASK, nullptr, &after);
+  std::vector<sigset_t> masks(3);
+  std::atomic<int> arrived{0};
+  const pthread_t caller = pthread_self();
+  std::vector<int> is_worker(3);
+  sbk::parallel_for(pool.parallel(), 3, [&](int64_t i) {
+    arrived++;
+    while (arrived < 3) std::this_thread::yield();
+    pthread_sigmask(SIG_SETMASK, nullptr, &masks[static_cast<size_t>(i)]);
+    is_worker[static_cast<size_t>(i)] = !pthread_equal(pthread_self(), caller);
+  });
+  CHECK_EQ(is_worker[0] + is_worker[1] + is_worker[2], 2);
+  for (const int signal : {SIGINT, SIGTERM, SIGALRM, SIGCHLD, SIGUSR1, SIGHUP, SIGPIPE, SIGRTMIN}) {
+    CHECK_EQ(sigismember(&before, signal), sigismember(&after, signal));
+    for (size_t i = 0; i < 3; i++) CHECK_EQ(sigismember(&masks[i], signal), is_worker[i]);
+  }
+  for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) {
+    for (const sigset_t& mask : masks) CHECK_EQ(sigismember(&mask, fault), 0);
+  }
+}
+
+TEST(the_pools_of_a_process) {
+  const sbk::Parallel one = sbk::pool_of_this_process(1), two = sbk::pool_of_this_process(2);
+  CHECK_EQ(one.threads, 1);
+  CHECK_EQ(two.threads, 2);
+  CHECK(sbk::pool_of_this_process(2).context == two.context);
+  CHECK(sbk::pool_of_this_process(3).context != two.context);
+  std::vector<const void*> found(4);
+  std::vector<std::thread> callers;
+  for (const void*& context : found) {
+    callers.emplace_back([&context] { context = sbk::pool_of_this_process(5).context; });
+  }
+  for (std::thread& caller : callers) caller.join();
+  for (const void* context : found) CHECK(context == found[0]);
+}
+
 #if !defined(SBK_NO_FORK)  // ThreadSanitizer does not know what a child has
 TEST(works_in_a_forked_child) {
   sbk::ThreadPool* pool = new sbk::ThreadPool(3);
@@ -221,6 +264,25 @@ TEST(works_in_a_forked_child) {
   CHECK_EQ(waitpid(child, &status, 0), child);
   CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
   delete pool;
+}
+
+// Threads of its own, where the parent's would be waited for in vain.
+TEST(a_forked_child_has_pools_of_its_own) {
+  CHECK_EQ(sbk::pool_of_this_process(2).threads, 2);
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    std::atomic<int> arrived{0};
+    sbk::parallel_for(sbk::pool_of_this_process(2), 2, [&](int64_t) {
+      arrived++;
+      while (arrived < 2) std::this_thread::yield();
+    });
+    _exit(7);
+  }
+  int status = 0;
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
 }
 #endif
 
