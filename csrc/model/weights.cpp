@@ -247,7 +247,8 @@ void Table::add(int64_t row, float* out) const {
 
 std::byte* Weights::allocate(uint64_t bytes) {
   const uint64_t rounded = round_up_to_line(bytes);
-  buffers_.emplace_back(static_cast<std::byte*>(::operator new(rounded, std::align_val_t{kCacheLine})));
+  buffers_.emplace_back();  // a buffer for which there is no room in the list would be lost
+  buffers_.back().reset(static_cast<std::byte*>(::operator new(rounded, std::align_val_t{kCacheLine})));
   std::memset(buffers_.back().get(), 0, rounded);
   allocated_bytes += static_cast<int64_t>(rounded);
   return buffers_.back().get();

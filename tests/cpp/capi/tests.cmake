@@ -1,6 +1,6 @@
 # Tests of the library for C: its interface, and what it does with damaged files.
 
-foreach(topic IN ITEMS capi capi_environment capi_run load_errors)
+foreach(topic IN ITEMS capi capi_environment capi_run load_errors out_of_memory)
   sbk_add_test_program(${topic}_test squeezebert_kernels_static capi/${topic}_test.cpp)
   list(APPEND topics ${topic})
 endforeach()
