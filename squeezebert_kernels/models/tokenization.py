@@ -23,6 +23,9 @@ __all__ = ["SqueezeBertTokenizer", "SqueezeBertTokenizerFast"]
 
 VOCAB_FILES_NAMES = {"vocab_file": "vocab.txt", "tokenizer_file": "tokenizer.json"}
 
+# Unicode's White_Space, which the library takes off the end of a line of vocab.txt; str.rstrip() takes off more.
+_WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
 _LEFT_PADDING = (
     "padding_side='left': SqueezeBERT numbers positions from the first column, padding included, so text padded on the "
     "left meets other position embeddings than it was trained with. Pad on the right."
@@ -63,16 +66,17 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 def _read_vocab(vocab_file: str | os.PathLike[str]) -> dict[str, int]:
     """The tokens of a `vocab.txt`, one a line, each mapped to the number of its line from 0.
 
-    White space behind a token is not part of it: no text is ever split into such a token.
+    The library decides what a line is: a line feed ends it, a carriage return inside it is part of the token, and white
+    space behind a token is not. Any other answer would shift the id of every later token.
     """
     path = Path(vocab_file)
     if not path.is_file():
         raise ValueError(f"vocab_file {str(path)!r} is no file")
     try:
-        with path.open(encoding="utf-8") as lines:
-            return {line.rstrip(): number for number, line in enumerate(lines)}
-    except UnicodeDecodeError as error:
+        tokens: dict[str, int] = WordPiece.read_file(str(path))
+    except Exception as error:  # the library raises bare Exception
         raise ValueError(f"vocab_file {str(path)!r} is no UTF-8 text: {error}") from error
+    return tokens
 
 
 def _read_backend(tokenizer_file: str | os.PathLike[str]) -> Tokenizer:
@@ -324,10 +328,18 @@ class SqueezeBertTokenizer(PreTrainedTokenizerFast):
         path = folder / f"{prefix}{VOCAB_FILES_NAMES['vocab_file']}"
         tokens = {number: token for token, number in self._tokenizer.get_vocab(with_added_tokens=False).items()}
         size = max(tokens, default=-1) + 1
-        if size != len(tokens):
-            # A line's number is its id, so every missing id takes a line; no text can spell one of these.
-            warnings.warn(f"{size - len(tokens)} ids of the vocabulary have no token", stacklevel=2)
-        write_file(path, "".join(f"{tokens.get(number, f'[no token {number}]')}\n" for number in range(size)))
+        # A line's number is its id, so every id takes a line; no text can spell one of the placeholders.
+        lines = [tokens.get(number, "\n") for number in range(size)]
+        unsaid = [n for n, token in enumerate(lines) if "\n" in token or token != token.rstrip(_WHITE_SPACE)]
+        if unsaid:
+            warnings.warn(
+                f"{len(unsaid)} ids of the vocabulary have no token, or one that a line of vocab.txt cannot hold: "
+                f"{unsaid[:5]}",
+                stacklevel=2,
+            )
+        for number in unsaid:
+            lines[number] = f"[no token {number}]"
+        write_file(path, "".join(f"{line}\n" for line in lines))
         return (str(path),)
 
     def _save_pretrained(

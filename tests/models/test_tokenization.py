@@ -213,6 +213,41 @@ def test_white_space_behind_a_token_is_no_part_of_it(tmp_path):
     assert SqueezeBertTokenizer(tmp_path / "vocab.txt")("hello")["input_ids"] == [2, 5, 3]
 
 
+SPECIAL = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
+
+
+@pytest.mark.filterwarnings("ignore:.* ids of the vocabulary have no token")
+@pytest.mark.parametrize(
+    ("lines", "ids"),
+    [
+        (b"a\rb\nthe\n", {"a\rb": 5, "the": 6}),
+        (b"a\r\nthe\r\n", {"a": 5, "the": 6}),
+        (b"a\r\rthe\nthe\n", {"a\r\rthe": 5, "the": 6}),
+        (b"\rthe\nlate", {"\rthe": 5, "late": 6}),
+        (b"a\x0bb\nc\x0cd\nthe\n", {"a\x0bb": 5, "c\x0cd": 6, "the": 7}),
+        (b"x\x1c\ny \nz\xc2\x85\nw\xe2\x80\xa8q\nv\xe2\x80\xa9\n", {"x\x1c": 5, "y": 6, "z": 7, "w\u2028q": 8, "v": 9}),
+        (b"\n\nthe\n", {"": 6, "the": 7}),
+        (b"the\nthe \nlate\n", {"the": 6, "late": 7}),
+    ],
+)
+def test_a_line_of_the_vocabulary_is_what_the_library_calls_one(lines, ids, tmp_path):
+    """As transformers 5 reads it, too."""
+    (tmp_path / "vocab.txt").write_bytes(SPECIAL + lines)
+    mine = SqueezeBertTokenizer.from_pretrained(tmp_path)
+    assert {token: number for token, number in mine.get_vocab().items() if number > 4} == ids
+    mine.save_vocabulary(str(tmp_path / "saved"))
+    assert SqueezeBertTokenizer(tmp_path / "saved/vocab.txt")("late the")["input_ids"] == mine("late the")["input_ids"]
+
+
+def test_a_token_that_no_line_can_hold_shifts_no_other(tmp_path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a\nb", "c ", "d\r", "c", "d", "e\x1c", "late"]
+    odd = SqueezeBertTokenizer(vocab={token: i for i, token in enumerate(tokens)})
+    with pytest.warns(UserWarning, match=r"3 ids .*\[5, 6, 7\]"):
+        odd.save_vocabulary(str(tmp_path))
+    read = SqueezeBertTokenizer(tmp_path / "vocab.txt").get_vocab()
+    assert {token: read.get(token) for token in tokens[8:]} == {"c": 8, "d": 9, "e\x1c": 10, "late": 11}
+
+
 def test_copies_and_pickles(tokenizer):
     for other in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
         assert [other(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
