@@ -20,6 +20,7 @@ from ..corpus.progress import Meter, Summary
 from ..corpus.rows import cut, find_sources
 from ..models.pooling import POOLING
 from ..ops.dtypes import PACKED
+from .arguments import comma_list
 
 HELP = "embed or classify a corpus of Parquet or JSONL files, here or on a Ray cluster"
 
@@ -37,11 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--task", choices=TASKS, default="embed", help="default: embed")
     add("--engine", choices=("local", "ray"), default="local", help="this process (default), or actors of Ray Data")
     add("--dtype", choices=PACKED, default="float32", help="what the encoder multiplies in (default: float32)")
-    add("--pooling", choices=POOLING, default="mean", help="of tokens (default: mean), or the first one")
     add(
-        "--normalize", action=argparse.BooleanOptionalAction, default=True,
-        help="embeddings of length 1 (default: --normalize)",
+        "--sentence-files", action=argparse.BooleanOptionalAction, default=True,
+        help="follow what the model has of sentence-transformers: modules.json, ... (default: --sentence-files)",
     )  # fmt: skip
+    add(
+        "--pooling", type=comma_list(_pooling), metavar="NAME[,NAME]",
+        help=f"of tokens: {', '.join(POOLING)}; several are joined (default: the model's, or mean)",
+    )  # fmt: skip
+    add(
+        "--normalize", action=argparse.BooleanOptionalAction,
+        help="embeddings of length 1 (default: as the model says, or --normalize)",
+    )  # fmt: skip
+    add("--prompt", metavar="TEXT", help="text to put before every row (default: the model's default_prompt_name)")
+    add("--prompt-name", metavar="NAME", help="one of the model's prompts")
     add("--float16", action="store_true", help="store embeddings as float16 instead of float32")
     add("--text-column", metavar="NAME", default="text", help="column or field with the text (default: text)")
     add("--id-column", metavar="NAME", help="column or field that is copied to the results, as 'id'")
@@ -54,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="begin anew where OUT holds another run's results")
     add("--strict", action="store_true", help="exit status 1 if there are bad rows")
     add("--plan", metavar="ROWS", type=float, help="say what so many rows like these would take, e.g. 1e9")
+
+
+def _pooling(text: str) -> str:
+    if text not in POOLING:
+        raise ValueError(f"{text!r} is none of {', '.join(POOLING)}")
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,9 +86,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"OUT {args.out!r} and INPUT {args.input!r} must not lie in one another")
     job = Job(
         model=str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model,
-        out=str(out), task=args.task, dtype=args.dtype, pooling=args.pooling, normalize=args.normalize,
-        half_output=args.float16, max_length=args.max_length, batch_tokens=args.batch_tokens,
-        text_column=args.text_column, id_column=args.id_column,
+        out=str(out), task=args.task, dtype=args.dtype, sentence_files=args.sentence_files,
+        pooling=tuple(args.pooling) if args.pooling else None, normalize=args.normalize, prompt=args.prompt,
+        prompt_name=args.prompt_name, max_length=args.max_length, half_output=args.float16,
+        batch_tokens=args.batch_tokens, text_column=args.text_column, id_column=args.id_column,
         threads=args.threads or (1 if ray else torch.get_num_threads()),
     )  # fmt: skip
     console = make_console()
@@ -81,11 +98,16 @@ def run(args: argparse.Namespace) -> int:
     with console.status("loading the model"):
         encoder = Encoder(job)
     job = replace(job, identity=encoder.identity, max_length=encoder.max_length)
-    folder = OutputFolder(out, manifest(job, sources, args.rows_per_shard), about(), overwrite=args.overwrite)
+    options = manifest(job, encoder.config, sources, args.rows_per_shard)
+    folder = OutputFolder(out, options, about(), overwrite=args.overwrite)
     try:
         left = folder.unfinished(units)
         console.print(machine.line())
         console.print(str(encoder.report), soft_wrap=True, markup=False)
+        if job.task == "embed":
+            console.print(f"embedding: {encoder.config}", soft_wrap=True, markup=False)
+        if encoder.note:
+            print(encoder.note, file=sys.stderr)
         console.print(
             f"{len(sources)} files, {sum(one.rows for one in sources)} rows; "
             f"{len(units) - len(left)} of {len(units)} output files are finished"
@@ -121,6 +143,9 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 1 <= value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    for name in ("pooling", "normalize", "prompt", "prompt_name"):
+        if getattr(args, name) is not None and args.task != "embed":
+            raise UserError(f"--{name.replace('_', '-')} needs --task embed")
     for name in ("workers", "ray_address"):
         if getattr(args, name) is not None and args.engine != "ray":
             raise UserError(f"--{name.replace('_', '-')} needs --engine ray")

@@ -19,10 +19,13 @@ class Job:
     out: str  # an absolute folder
     task: str = "embed"
     dtype: str = "float32"
-    pooling: str = "mean"
-    normalize: bool = True
+    sentence_files: bool = True  # whether the checkpoint's files of sentence-transformers count
+    pooling: tuple[str, ...] | None = None  # None, here and below: what the checkpoint says
+    normalize: bool | None = None
+    prompt: str | None = None
+    prompt_name: str | None = None
+    max_length: int | None = None  # tokens of a row
     half_output: bool = False
-    max_length: int | None = None  # tokens of a row; None: as many as the model takes
     batch_tokens: int = 4096
     text_column: str = "text"
     id_column: str | None = None

@@ -15,13 +15,14 @@ import numpy as np
 
 from .. import _native, files
 from ..console import UserError
+from ..models.sentence_config import SentenceConfig
 from .job import Bad, Job, Unit, need
 from .rows import Source
 
 MANIFEST, ERRORS, PARTIAL, LOCK = "_manifest.json", "_errors", "_tmp", "_lock"
 """Readers of Parquet folders pass over names that begin with an underscore."""
 
-FORMAT = 1
+FORMAT = 2
 
 
 def shard_name(unit: Unit) -> str:
@@ -156,11 +157,18 @@ def _compare(file: Path, manifest: dict[str, Any]) -> None:
         )
 
 
-def manifest(job: Job, sources: Sequence[Source], rows_per_shard: int) -> dict[str, Any]:
-    """What a run and its continuations must share: everything that decides a byte of the results."""
-    options = {name: value for name, value in asdict(job).items() if name not in ("model", "out", "threads")}
+def manifest(job: Job, config: SentenceConfig, sources: Sequence[Source], rows_per_shard: int) -> dict[str, Any]:
+    """What a run and its continuations must share: everything that decides a byte of the results.
+
+    ``chosen_by`` says which file or option decided how vectors are made; that may differ.
+    """
+    names = ("task", "dtype", "half_output", "batch_tokens", "text_column", "id_column", "identity", "max_length")
+    options = {name: getattr(job, name) for name in names}
+    if job.task == "embed":
+        options |= config.chosen()
     files = [{"name": s.name, "size": s.size, "mtime_ns": s.mtime_ns, "rows": s.rows} for s in sources]
-    return {"options": {**options, "rows_per_shard": rows_per_shard}, "input": files}
+    chosen_by = dict(config.why) if job.task == "embed" else {}
+    return {"options": {**options, "rows_per_shard": rows_per_shard}, "chosen_by": chosen_by, "input": files}
 
 
 def about() -> dict[str, str]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from ..compat import TRANSFORMERS_5
 from ..files import write_file
 
-__all__ = ["SqueezeBertTokenizer", "SqueezeBertTokenizerFast"]
+__all__ = ["SqueezeBertTokenizer", "SqueezeBertTokenizerFast", "make_lower_case"]
 
 VOCAB_FILES_NAMES = {"vocab_file": "vocab.txt", "tokenizer_file": "tokenizer.json"}
 
@@ -106,6 +106,19 @@ def _normalizer_settings(backend: Tokenizer) -> dict[str, Any]:
         "strip_accents": found.strip_accents,
         "lowercase": found.lowercase,
     }
+
+
+def make_lower_case(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Lets a tokenizer lower-case every text first of all; accents are kept or dropped as before."""
+    backend = tokenizer.backend_tokenizer
+    settings = _normalizer_settings(backend)
+    if settings:  # to lower-case in between, as this one does, gives the same for every code point
+        if settings["strip_accents"] is None:
+            settings["strip_accents"] = settings["lowercase"]
+        backend.normalizer = normalizers.BertNormalizer(**{**settings, "lowercase": True})
+    else:
+        others = [backend.normalizer] if backend.normalizer is not None else []
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *others])
 
 
 class SqueezeBertTokenizer(PreTrainedTokenizerFast):
