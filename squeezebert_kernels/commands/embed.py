@@ -17,17 +17,18 @@ from ..corpus.engines import failure, run_local, run_ray
 from ..corpus.job import TASKS, Job, need
 from ..corpus.output import ERRORS, OutputFolder, about, manifest
 from ..corpus.progress import Meter, Summary
-from ..corpus.rows import cut, find_sources
+from ..corpus.rows import cut
+from ..corpus.sources import find_sources
 from ..models.pooling import POOLING
 from ..ops.dtypes import PACKED
 from .arguments import comma_list
 
-HELP = "embed or classify a corpus of Parquet or JSONL files, here or on a Ray cluster"
+HELP = "embed or classify a corpus of Parquet, JSON lines or CSV files, here or on a Ray cluster"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("input", metavar="INPUT", help="a Parquet or JSONL file, a folder of them, or a glob in quotes")
+    add("input", metavar="INPUT", help="a Parquet, JSON lines or CSV file, a folder of them, or a glob in quotes")
     add("out", metavar="OUT", help="folder for the results; what is finished in it is not done again")
     add(
         "--model",
@@ -79,10 +80,11 @@ def run(args: argparse.Namespace) -> int:
     need("pyarrow", "corpus")
     if ray:
         need("ray.data", "ray")
-    sources = find_sources(args.input)
+    found = find_sources(args.input)
+    sources = found.sources
     out = Path(args.out).resolve()
-    root = Path(args.input).resolve()
-    if (root.is_dir() and out.is_relative_to(root)) or any(Path(one.path).is_relative_to(out) for one in sources):
+    inside = any(out.is_relative_to(folder) for folder in found.folders)
+    if inside or any(Path(one.path).is_relative_to(out) for one in sources):
         raise UserError(f"OUT {args.out!r} and INPUT {args.input!r} must not lie in one another")
     job = Job(
         model=str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model,
@@ -94,22 +96,23 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     console = make_console()
     with console.status("counting rows"):
-        units = cut(sources, args.rows_per_shard, job)
+        units, id_type = cut(sources, args.rows_per_shard, job)
     with console.status("loading the model"):
         encoder = Encoder(job)
-    job = replace(job, identity=encoder.identity, max_length=encoder.max_length)
+    job = replace(job, identity=encoder.identity, max_length=encoder.max_length, id_type=id_type)
     options = manifest(job, encoder.config, sources, args.rows_per_shard)
     folder = OutputFolder(out, options, about(), overwrite=args.overwrite)
+    rows = sum(one.rows for one in sources)
     try:
         left = folder.unfinished(units)
         console.print(machine.line())
         console.print(str(encoder.report), soft_wrap=True, markup=False)
         if job.task == "embed":
             console.print(f"embedding: {encoder.config}", soft_wrap=True, markup=False)
-        if encoder.note:
-            print(encoder.note, file=sys.stderr)
+        for note in (*found.notes(), *filter(None, [encoder.note])):
+            print(note, file=sys.stderr)
         console.print(
-            f"{len(sources)} files, {sum(one.rows for one in sources)} rows; "
+            f"{len(sources)} files ({found.counted()}), {rows} rows; "
             f"{len(units) - len(left)} of {len(units)} output files are finished"
         )
         summary = Summary()
@@ -135,7 +138,9 @@ def run(args: argparse.Namespace) -> int:
         print(shown(line), file=sys.stderr)
     if bad:
         print(f"{bad} bad rows have no result: they are listed in {out / ERRORS}", file=sys.stderr)
-    return 1 if bad and args.strict else 0
+    if bad and bad == rows:
+        print(f"no row of {rows} has a result", file=sys.stderr)
+    return 1 if bad and (args.strict or bad == rows) else 0
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ class Job:
     batch_tokens: int = 4096
     text_column: str = "text"
     id_column: str | None = None
+    id_type: str = ""  # of ids, for all files: an Arrow schema in base64
     threads: int = 1
     identity: str = ""  # of the model; "": not checked
 
@@ -42,7 +43,9 @@ class Unit:
     number: int  # of the file in the order of the input
     first: int  # row
     rows: int
-    offset: int = 0  # where the first row begins and how many bytes the rows take: JSONL only
+    kind: str  # as in `Source`
+    codec: str | None = None
+    offset: int = 0  # where the first row begins and how many bytes the rows take, uncompressed: JSON lines only
     size: int = 0
 
 

@@ -17,7 +17,7 @@ from .. import _native, files
 from ..console import UserError
 from ..models.sentence_config import SentenceConfig
 from .job import Bad, Job, Unit, need
-from .rows import Source
+from .sources import Source
 
 MANIFEST, ERRORS, PARTIAL, LOCK = "_manifest.json", "_errors", "_tmp", "_lock"
 """Readers of Parquet folders pass over names that begin with an underscore."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import importlib
+import io
 import json
 import os
 import random
@@ -172,6 +174,28 @@ def test_bad_rows_are_named_and_do_no_harm(model, tmp_path, capsys):
     assert files(tmp_path / "out") == before
 
 
+def test_without_a_good_row_the_run_has_failed(model, tmp_path, capsys):
+    source = write_jsonl(tmp_path / "in.jsonl", [b"{", {"text": None}])
+    for _ in ("the run", "and one that finds everything finished"):
+        assert embed(source, tmp_path / "out", "--model", model) == 1
+        assert "no row of 2 has a result" in capsys.readouterr().err
+    write_jsonl(source, [])
+    assert embed(source, tmp_path / "empty", "--model", model) == 0
+
+
+def test_what_is_left_out_is_shown(model, corpus, tmp_path, capsys):
+    (corpus / "notes.txt").write_text("")
+    (tmp_path / "more").mkdir()
+    write_jsonl(tmp_path / "more/c.jsonl", [{"text": "one"}])
+    os.symlink("../more", corpus / "more")
+    assert embed(corpus, tmp_path / "out", "--model", model) == 0
+    told = capsys.readouterr()
+    assert told.err.splitlines() == ["linked folders are read too (1): more", "left out: 1 files .txt: notes.txt"]
+    assert "3 files (2 .jsonl, 1 .parquet), 63 rows" in told.out
+    assert embed(corpus, tmp_path / "more/out", "--model", model) == 1
+    assert "must not lie in one another" in one_error(capsys)
+
+
 KILLED = """
 import os, signal, sys
 from squeezebert_kernels import cli
@@ -207,6 +231,9 @@ def test_killed_and_continued_is_as_if_never_killed(model, tmp_path):
 def test_ray_gives_the_same_files(model, corpus, tmp_path):
     with (corpus / "b.jsonl").open("a") as file:
         file.write("bad\n")
+    with gzip.open(corpus / "c.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"text": text, "key": i}) + "\n" for i, text in enumerate(texts(20, 3)))
+    (corpus / "d.csv").write_text("key,text\n" + "".join(f"{i},{text}\n" for i, text in enumerate(texts(20, 4))))
     common = ["--model", model, "--id-column", "key", "--rows-per-shard", 16]
     assert embed(corpus, tmp_path / "local", *common) == 0
     command = [
@@ -225,14 +252,14 @@ def test_ray_gives_the_same_files(model, corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "b.jsonl row 20: not JSON" in done.stderr
-    assert "62 rows" in done.stdout
-    assert len(files(tmp_path / "ray")) == 6
+    assert "102 rows" in done.stdout
+    assert len(files(tmp_path / "ray")) == 10
     assert files(tmp_path / "ray") == files(tmp_path / "local")
 
 
 def test_a_worker_of_ray_says_what_is_wrong(model, tmp_path):
     # Whatever an actor raises, Ray tries again for ever.
-    unit = Unit(str(tmp_path / "gone.jsonl"), "gone.jsonl", 0, 0, 1, 0, 9)
+    unit = Unit(str(tmp_path / "gone.jsonl"), "gone.jsonl", 0, 0, 1, "jsonl", None, 0, 9)
     for job, message in (
         (Job(str(model), str(tmp_path)), "gone.jsonl: rows 0 to 0 cannot be read"),
         (Job(str(model), str(tmp_path), identity="other"), "is not the model with which the run was begun"),
@@ -318,7 +345,7 @@ def test_what_a_user_gets_wrong_is_one_line(model, corpus, tmp_path, capsys):
     for args, message in (
         ((tmp_path / "no.parquet", out), "there is no such file"),
         ((tmp_path / "empty", out), "there is no such file"),
-        ((tmp_path / "file", out), "neither Parquet nor JSON lines"),
+        ((tmp_path / "file", out), "neither Parquet, JSON lines nor CSV by its name"),
         ((tmp_path / "twice.parquet", out), "more than one column 'text'"),
         ((tmp_path / "cut.parquet", out), "no readable Parquet file"),
         ((corpus / "a.parquet", out, "--text-column", "words"), "no column 'words'; it has 'key', 'text', 'x'"),
@@ -362,10 +389,9 @@ def test_rows_are_found_in_any_order(tmp_path):
     for _ in range(200):
         data = b"".join(draw.choices([b"a", b"\n"], k=draw.randrange(12)))
         step = draw.randrange(1, 5)
-        (tmp_path / "lines").write_bytes(data)
         lines = data.splitlines(keepends=True)
         want = [len(b"".join(lines[:i])) for i in range(0, len(lines), step)]
-        assert scan_lines(str(tmp_path / "lines"), step) == (len(lines), [*want, len(data)])
+        assert scan_lines(io.BytesIO(data), step) == (len(lines), [*want, len(data)])
 
 
 def test_batches_hold_what_they_may():
