@@ -140,6 +140,9 @@ sbk_status sbk_model_get_info(const sbk_model* handle, sbk_model_info* info) {
     filled.mapped_bytes = model.weights().mapped_bytes;
     filled.allocated_bytes = model.weights().allocated_bytes;
     filled.repacked_bytes = model.weights().repacked_bytes;
+    filled.embedding_pooling = c.embedding_pooling, filled.embedding_normalize = c.embedding_normalize;
+    filled.embedding_max_length = static_cast<int32_t>(c.embedding_max_length);
+    filled.embedding_unsupported = c.embedding_unsupported.empty() ? nullptr : c.embedding_unsupported.c_str();
     __builtin_memset(info, 0, size);  // members of later versions are unknown here
     __builtin_memcpy(info, &filled, std::min(size, sizeof filled));
   });

@@ -145,6 +145,12 @@ SBK_API void sbk_model_free(sbk_model* model);
  * file keeps its mode. What is there but is no regular file, or may not be written to, is SBK_IO_ERROR. */
 SBK_API sbk_status sbk_model_save(const sbk_model* model, const char* path);
 
+/* How one vector is made of the hidden states of a text. */
+typedef enum sbk_pooling {
+  SBK_POOLING_MEAN = 0, /* of all tokens */
+  SBK_POOLING_CLS = 1   /* the first token's */
+} sbk_pooling;
+
 typedef struct sbk_model_info {
   size_t size; /* set before the call */
   sbk_dtype dtype;
@@ -159,6 +165,11 @@ typedef struct sbk_model_info {
   int64_t mapped_bytes;    /* of the file, used in place */
   int64_t allocated_bytes; /* of weights in memory */
   int64_t repacked_bytes;  /* part of allocated_bytes: the file had them for another tier */
+  /* How the model's authors make an embedding of hidden_states, which is left to the caller. */
+  sbk_pooling embedding_pooling;
+  int32_t embedding_normalize;       /* 1 if it is divided by its Euclidean norm */
+  int32_t embedding_max_length;      /* tokens that a text is cut to, at most max_length */
+  const char* embedding_unsupported; /* why these three do not say it, NULL if they do; valid as long as the model */
 } sbk_model_info;
 
 SBK_API sbk_status sbk_model_get_info(const sbk_model* model, sbk_model_info* info);

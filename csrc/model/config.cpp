@@ -1,5 +1,7 @@
 #include "model/config.h"
 
+#include <algorithm>
+
 #include "model/failure.h"
 #include "model/json.h"
 
@@ -92,6 +94,23 @@ std::vector<std::string> labels_of(const Reader& reader) {
   return labels;
 }
 
+void read_embedding(const Json& json, const std::string& path, ModelConfig* c) {
+  c->embedding_pooling = SBK_POOLING_MEAN, c->embedding_max_length = c->max_positions;
+  const Json* embedding = json.find("sentence_embedding");
+  if (embedding == nullptr || embedding->is_null()) return;
+  const std::string where = path + ": sentence_embedding";
+  const Reader r{*embedding, where};
+  const std::string pooling = r.string("pooling", "mean");
+  const Json* normalize = embedding->find("normalize");
+  c->embedding_pooling = pooling == "cls" ? SBK_POOLING_CLS : SBK_POOLING_MEAN;
+  c->embedding_normalize = normalize != nullptr && normalize->boolean() != nullptr && *normalize->boolean();
+  c->embedding_max_length = std::min(r.integer("max_length", c->max_positions), c->max_positions);
+  c->embedding_unsupported = r.string("unsupported", "");
+  if (c->embedding_unsupported.empty() && pooling != "cls" && pooling != "mean") {
+    c->embedding_unsupported = "pooling '" + pooling + "' is none of mean, cls";
+  }
+}
+
 void check_divides(const std::string& path, const char* name, int64_t divisor, const char* of, int64_t number) {
   if (number % divisor != 0) fail(SBK_BAD_FILE, path, ": ", name, "=", divisor, " does not divide ", of, "=", number);
 }
@@ -151,6 +170,7 @@ ModelConfig read_config(std::string_view text, sbk_head head, const std::string&
   const Json* tied = json.find("tie_word_embeddings");
   c.tied_decoder = tied == nullptr || tied->boolean() == nullptr || *tied->boolean();
   c.labels = labels_of(r);
+  read_embedding(json, path, &c);
 
   check_divides(path, "num_attention_heads", c.num_heads, "hidden_size", c.hidden_size);
   check_divides(path, "q_groups", c.q_groups, "hidden_size", c.hidden_size);

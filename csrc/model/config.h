@@ -22,6 +22,11 @@ struct ModelConfig {
   float embedding_eps, encoder_eps;  // of LayerNorm
   bool tied_decoder;                 // masked language models: its weight is the word embedding
   std::vector<std::string> labels;   // by number
+  // How one vector is made of hidden states: what squeezebert_kernels/export writes as "sentence_embedding".
+  sbk_pooling embedding_pooling;
+  bool embedding_normalize;
+  int64_t embedding_max_length;
+  std::string embedding_unsupported;  // why not; empty: it can be done
 
   // Rows of the classifier: labels, or what the head always has.
   int64_t classes() const;

@@ -22,10 +22,11 @@ std::string format(const char* pattern, ...) {
 namespace {
 
 Tokens tokenize_one_or_two(const Session& session, const Texts& texts) {
+  const int32_t max_length = session.options().embedding ? session.info().embedding_max_length : 0;
   if (texts.empty() || texts.size() > 2) throw UsageError("this model takes one text, or two as a pair");
   // An empty second text is no pair to transformers.
   const std::string_view pair = texts.size() == 2 ? std::string_view(texts[1]) : std::string_view();
-  return session.tokenize_noting(texts[0], pair.empty() ? nullptr : &pair);
+  return session.tokenize_noting(texts[0], pair.empty() ? nullptr : &pair, max_length);
 }
 
 std::string_view slice(const Texts& texts, const Tokens& t, size_t first, size_t last) {
@@ -217,12 +218,22 @@ std::string summarize(const Session& session, const Tokens& tokens, Json* json) 
   return lines;
 }
 
+// As the model's authors make it.
 std::string embedding(const Session& session, const Tokens& tokens) {
+  const sbk_model_info& info = session.info();
+  if (info.embedding_unsupported != nullptr) {
+    throw std::runtime_error(std::string("the model's embeddings cannot be made here: ") + info.embedding_unsupported);
+  }
+  const auto channels = static_cast<size_t>(info.hidden_size);
+  std::vector<float> vector = session.hidden_states(tokens);
+  if (info.embedding_pooling == SBK_POOLING_MEAN) vector = mean(vector, channels);
+  vector.resize(channels);  // otherwise that of the first token
+  double square = 0;
+  for (const float value : vector) square += double{value} * double{value};
+  const double scale = info.embedding_normalize != 0 && square > 0 ? 1 / std::sqrt(square) : 1;
   Json json;
   json.open('[');
-  for (const float value : mean(session.hidden_states(tokens), static_cast<size_t>(session.info().hidden_size))) {
-    json.number(static_cast<double>(value));
-  }
+  for (const float value : vector) json.number(double{value} * scale);
   return json.close().str() + "\n";
 }
 

@@ -38,8 +38,8 @@ Tokens Session::tokenize(std::string_view text, const std::string_view* pair, in
   return t;
 }
 
-Tokens Session::tokenize_noting(std::string_view text, const std::string_view* pair) const {
-  Tokens t = tokenize(text, pair);
+Tokens Session::tokenize_noting(std::string_view text, const std::string_view* pair, int32_t max_length) const {
+  Tokens t = tokenize(text, pair, max_length);
   if (t.truncated) {
     std::fprintf(stderr, "sbk-run: note: the text is longer than the model takes: cut to %d tokens\n", t.size());
   }

@@ -35,7 +35,7 @@ class Session {
   // Truncated to `max_length` tokens (0: the model's), which Tokens::truncated then tells.
   Tokens tokenize(std::string_view text, const std::string_view* pair = nullptr, int32_t max_length = 0) const;
   // The same, with a note on stderr if a text is truncated.
-  Tokens tokenize_noting(std::string_view text, const std::string_view* pair = nullptr) const;
+  Tokens tokenize_noting(std::string_view text, const std::string_view* pair = nullptr, int32_t max_length = 0) const;
 
   // "##ing", "[MASK]", "word": as the vocabulary writes it where the library tells.
   std::string token_text(int32_t id) const;
