@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(error) from None
     console = make_console()
     for warning in warnings:
-        console.print(f"note: {warning}", soft_wrap=True)
+        console.print(f"note: {warning}", soft_wrap=True, markup=False)
     size = Path(args.output).stat().st_size
     console.print(
         f"{args.output}: {size / 1e6:.1f} MB, {args.dtype}, packed for {args.tier}, checksums verified", soft_wrap=True

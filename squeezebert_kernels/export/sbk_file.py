@@ -7,6 +7,7 @@ tokenizer as data, so that the device gives the same tokens.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from ..files import check_target
 from ..models.heads import ARCHITECTURES
+from ..models.sentence_config import MODULES, SentenceConfig, read_sentence_config
+from ..models.tokenization import make_lower_case
 from . import c_library
 from .tokenizer_data import tokenizer_data
 
@@ -50,21 +53,48 @@ def export(
         raise ValueError(f"dtype must be one of {', '.join(c_library.DTYPE_NUMBERS)}, got {dtype!r}")
     check_target(output)
     notes = []
+    sentence: dict[str, Any] | None = None
     if not isinstance(model, torch.nn.Module):
         folder = Path(model)
+        if (folder / MODULES).exists():
+            sentence, config = _sentence(folder)
+            folder /= config.encoder
+            if "unsupported" in sentence:
+                notes.append(f"sbk-run --embedding will refuse the file: {sentence['unsupported']}")
         if tokenizer is None:
             tokenizer, note = _load_tokenizer(folder)
             notes += [note] if note else []
+            if tokenizer is not None and sentence is not None and config.lower_case:
+                make_lower_case(tokenizer)
         model = _load_model(folder)
     elif tokenizer is None:
         notes.append("no tokenizer was given: the file takes token ids only")
     with tempfile.TemporaryDirectory(prefix="sbk-export-") as plain:
-        _write_plain(model, tokenizer, Path(plain))
+        _write_plain(model, tokenizer, Path(plain), sentence)
         with c_library.loaded(plain, dtype, tier) as packed:
             c_library.save(packed, output)
     with c_library.loaded(output, tier=tier, verify=True):
         pass
     return notes
+
+
+def _sentence(folder: Path) -> tuple[dict[str, Any], SentenceConfig]:
+    """What the configuration in the file says of embeddings, which the C library reads; and what was read."""
+    try:
+        config = read_sentence_config(folder)
+    except ValueError as error:
+        return {"unsupported": str(error)}, SentenceConfig()
+    said: dict[str, Any] = {"pooling": ",".join(config.pooling), "normalize": config.normalize}
+    if config.max_length is not None:
+        said["max_length"] = config.max_length
+    layers = [str(layer) for layer in config.layers if layer.kind != "Normalize"]
+    if config.pooling not in (("mean",), ("cls",)):
+        said["unsupported"] = f"{config.why['pooling']}: pooling {said['pooling']}"
+    elif layers or len(config.layers) > 1:
+        said["unsupported"] = f"{config.why['layers']}: {', '.join(layers or map(str, config.layers))}"
+    elif config.prompt:
+        said["unsupported"] = f"{config.why['prompt']}: the prompt {config.prompt!r}"
+    return said, config
 
 
 def _load_model(folder: Path) -> Any:
@@ -102,8 +132,11 @@ def _plain_weights(state: Mapping[str, Any], model_type: str) -> dict[str, Tenso
     return weights
 
 
-def _write_plain(model: Any, tokenizer: Any, folder: Path) -> None:
-    """What the C library reads: config.json, model.safetensors in float32, and the tokenizer's tables."""
+def _write_plain(model: Any, tokenizer: Any, folder: Path, sentence: dict[str, Any] | None) -> None:
+    """What the C library reads: config.json, model.safetensors in float32, and the tokenizer's tables.
+
+    ``sentence``: how an embedding is made; None: the checkpoint does not say.
+    """
     from safetensors.torch import save_file
 
     config = model.config
@@ -113,7 +146,10 @@ def _write_plain(model: Any, tokenizer: Any, folder: Path) -> None:
     known = ("transformers.", "squeezebert_kernels.")
     name = next((c.__name__ for c in type(model).__mro__ if c.__module__.startswith(known)), type(model).__name__)
     config = type(config).from_dict({**config.to_dict(), "architectures": [name]})
-    (folder / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+    text = config.to_json_string(use_diff=False)
+    if sentence is not None:
+        text = json.dumps({**json.loads(text), "sentence_embedding": sentence}, indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
     save_file(_plain_weights(model.state_dict(), config.model_type), folder / "model.safetensors")
     if tokenizer is not None:
         (folder / "tokenizer.sbk").write_bytes(tokenizer_data(tokenizer))

@@ -33,7 +33,8 @@ NOT_OF_THIS_REPOSITORY = {
     "_C.abi3.so", "libsqueezebert_kernels.so", "build/arm-counts.json", "report.json", "results.json", "_manifest.json",
     "DIR/results.json",
     # files of a checkpoint, and of examples in which the reader writes them
-    "config.json", "tokenizer.json", "vocab.txt", "article.txt", "train.py", "PROGRAM.py",
+    "config.json", "tokenizer.json", "vocab.txt", ".json", "modules.json", "1_Pooling/config.json",
+    "sentence_bert_config.json", "config_sentence_transformers.json", "article.txt", "train.py", "PROGRAM.py",
 }  # fmt: skip
 """Names that look like files of this repository and are not: exactly these."""
 
