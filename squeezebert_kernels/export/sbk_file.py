@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..files import check_target
 from ..models.heads import ARCHITECTURES
-from ..models.sentence_config import MODULES, SentenceConfig, read_sentence_config
+from ..models.sentence_config import SentenceConfig, read_sentence_config
 from ..models.tokenization import make_lower_case
 from . import c_library
 from .tokenizer_data import tokenizer_data
@@ -56,15 +56,14 @@ def export(
     sentence: dict[str, Any] | None = None
     if not isinstance(model, torch.nn.Module):
         folder = Path(model)
-        if (folder / MODULES).exists():
-            sentence, config = _sentence(folder)
-            folder /= config.encoder
-            if "unsupported" in sentence:
-                notes.append(f"sbk-run --embedding will refuse the file: {sentence['unsupported']}")
+        sentence, config = _sentence(folder)
+        folder /= config.encoder
+        if sentence is not None and "unsupported" in sentence:
+            notes.append(f"sbk-run --embedding will refuse the file: {sentence['unsupported']}")
         if tokenizer is None:
             tokenizer, note = _load_tokenizer(folder)
             notes += [note] if note else []
-            if tokenizer is not None and sentence is not None and config.lower_case:
+            if tokenizer is not None and config.lower_case:
                 make_lower_case(tokenizer)
         model = _load_model(folder)
     elif tokenizer is None:
@@ -78,12 +77,17 @@ def export(
     return notes
 
 
-def _sentence(folder: Path) -> tuple[dict[str, Any], SentenceConfig]:
-    """What the configuration in the file says of embeddings, which the C library reads; and what was read."""
+def _sentence(folder: Path) -> tuple[dict[str, Any] | None, SentenceConfig]:
+    """What the configuration in the file says of embeddings, which the C library reads, and what was read.
+
+    None for a checkpoint without the files of sentence-transformers.
+    """
     try:
         config = read_sentence_config(folder)
     except ValueError as error:
         return {"unsupported": str(error)}, SentenceConfig()
+    if not config.files:
+        return None, config
     said: dict[str, Any] = {"pooling": ",".join(config.pooling), "normalize": config.normalize}
     if config.max_length is not None:
         said["max_length"] = config.max_length

@@ -293,6 +293,11 @@ def test_only_the_same_run_can_be_continued(model, corpus, tmp_path, capsys):
     assert embed(*common, "--overwrite") == 0
     assert [pq.read_metadata(p).num_rows for p in sorted(out.glob("*.parquet"))] == [16, 16, 10, 1]
     assert (out / "mine.txt").exists()
+    old = json.loads((out / "_manifest.json").read_text())
+    (out / "_manifest.json").write_text(json.dumps({**old, "format": 1}))
+    capsys.readouterr()
+    assert embed(*common) == 1
+    assert "is of format 1, this version writes 2: --overwrite begins anew" in one_error(capsys)
     (out / "_manifest.json").write_text("{")
     capsys.readouterr()
     assert embed(*common) == 1

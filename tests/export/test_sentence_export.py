@@ -87,6 +87,15 @@ def test_what_a_file_cannot_say_is_refused_by_name(base, tmp_path, capsys, pooli
     assert run("sbk-run", file, "It rains.").returncode == 0, "all but the embedding is there"
 
 
+def test_a_checkpoint_that_lost_its_modules(base, tmp_path):
+    folder = sentence_checkpoint(base, tmp_path / "model", flags("cls_token"))
+    (folder / "modules.json").unlink()
+    notes = export(folder, tmp_path / "model.sbk", tier="scalar")
+    assert notes == [
+        "sbk-run --embedding will refuse the file: there is 1_Pooling, but no modules.json, which says how it is used"
+    ]
+
+
 def test_an_encoder_in_a_folder_of_its_own(base, tmp_path):
     folder = sentence_checkpoint(base, tmp_path / "model", flags("cls_token"))
     modules = json.loads((folder / "modules.json").read_text())
