@@ -71,9 +71,9 @@ def _check_parquet(source: Source, job: Job) -> tuple[Any, int]:
     try:
         with parquet.ParquetFile(source.path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-    except pa.ArrowException as error:
+        _check_names(source, job, schema.names)
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter: names of columns
         raise UserError(f"{source.path}: no readable Parquet file: {one_line(error)}") from None
-    _check_names(source, job, schema.names)
     kind = schema.field(job.text_column).type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if str(value) not in TEXT_TYPES:
@@ -86,8 +86,11 @@ def _check_csv(source: Source, job: Job) -> tuple[Any, int]:
     try:
         _check_names(source, job, CsvRows(source.path, source.kind, source.codec, []).names)
         columns = list(filter(None, (job.text_column, job.id_column)))
+        with open_bytes(source.path, source.codec) as file:
+            if sum(block.count(b'"') for block in iter(lambda: file.read(1 << 20), b"")) % 2:
+                source.doubt = "an odd number of quotation marks: where one is not closed, a row holds those behind it"
         return pa.string(), CsvRows(source.path, source.kind, source.codec, columns).count()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # the latter: names of columns
         raise UserError(f"{source.path}: no readable CSV file: {one_line(error)}") from None
 
 

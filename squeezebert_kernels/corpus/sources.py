@@ -37,6 +37,7 @@ class Source:
     mtime_ns: int
     rows: int = 0
     offsets: list[int] = field(default_factory=list)  # JSON lines: where each unit begins, and the end, uncompressed
+    doubt: str = ""  # what may be wrong with it
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Found:
         result = [f"linked folders are read too ({len(self.linked)}): {_some(self.linked)}"] if self.linked else []
         if packed := [source.name for source in self.sources if source.codec]:
             result.append(f"compressed files are read from their beginning ({len(packed)}): {_some(packed)}")
+        result += [f"{source.path}: {source.doubt}" for source in self.sources if source.doubt]
         for reason, names in sorted(self.left_out.items()):
             result.append(f"left out: {len(names)} {reason}: {_some(names)}")
         return result

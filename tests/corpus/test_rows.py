@@ -110,11 +110,20 @@ def test_tsv_and_csv_that_is_refused(tmp_path):
         (b"", "no readable CSV file: Empty CSV file"),
         (b"a,b\n1,2\n", "has no column 'text'; it has 'a', 'b'"),
         (b"text,text\n1,2\n", "more than one column 'text'"),
+        ("text\nx\n".encode("utf-16"), "no readable CSV file"),
     ):
         (tmp_path / "a.csv").write_bytes(data)
         assert message in refused(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_bytes(b"text\n")
     assert everything(tmp_path / "a.csv") == ([], [], [])
+
+
+def test_a_quotation_mark_that_is_not_closed_is_told(tmp_path):
+    for name, data, odd in (("a.csv", b'id,text\n1,"two\n2,b\n', True), ("b.csv", b'text\n"two ""words"""\n', False)):
+        (tmp_path / name).write_bytes(data)
+        found = find_sources(str(tmp_path / name))
+        cut(found.sources, 8, JOB)
+        assert any("an odd number of quotation marks" in note for note in found.notes()) == odd
 
 
 def test_a_text_field_that_comes_late(tmp_path):
