@@ -59,13 +59,17 @@ struct Column {
 
 }  // namespace
 
+bool is_weight_shape(int64_t n, int64_t k, int64_t groups) {
+  return n > 0 && k > 0 && groups > 0 && n % groups == 0 && n <= kMostWeightValues / k;
+}
+
 int64_t block_columns(const Weight& w, int64_t num_heads) {
   const int64_t group = w.n / w.groups;
   if (num_heads > 0) return std::gcd(group, w.n / num_heads);
-  // The fewest equal pieces of at most kBlock columns that are whole panels on every tier.
+  // The widest equal pieces that are whole panels on every tier.
   constexpr int64_t kBlock = 192, kPanel = 48;
-  for (int64_t pieces = (group + kBlock - 1) / kBlock; group / pieces >= kPanel; pieces++) {
-    if (group % pieces == 0 && group / pieces % kPanel == 0) return group / pieces;
+  for (int64_t piece = kBlock; piece >= kPanel; piece -= kPanel) {
+    if (group % piece == 0) return piece;
   }
   return group;
 }
@@ -233,6 +237,25 @@ const PackedHeader* find_section(const TierLayout& tier, const Weight& w, int64_
   }
   *offset += header->bytes;
   return header;
+}
+
+std::vector<const PackedHeader*> find_sections(const TierLayout& tier, const std::vector<Weight>& weights,
+                                               int64_t num_heads, const void* buffer, int64_t bytes,
+                                               std::string* error) {
+  std::vector<const PackedHeader*> sections;
+  int64_t offset = 0;
+  for (const Weight& w : weights) {
+    const PackedHeader* section = find_section(tier, w, num_heads, buffer, bytes, &offset, error);
+    if (section == nullptr) return {};
+    if (num_heads > 0 && !sections.empty() && section->compute != sections[0]->compute) {
+      *error = std::string("packed holds different dtypes, ") +
+               compute_name(static_cast<Compute>(sections[0]->compute)) + " and " +
+               compute_name(static_cast<Compute>(section->compute)) + ", where attention needs one for all its weights";
+      return {};
+    }
+    sections.push_back(section);
+  }
+  return sections;
 }
 
 }  // namespace sbk

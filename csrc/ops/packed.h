@@ -18,6 +18,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "kernels/table.h"
 #include "ops/values.h"
@@ -31,6 +32,13 @@ struct Weight {
   WeightType type;
   int64_t n, k, groups;
 };
+
+// The most values of a weight. What is computed from the shape of such a weight, bytes of the most padded section
+// included (256 for a value), fits 64 bits.
+inline constexpr int64_t kMostWeightValues = int64_t{1} << 48;
+
+// Whether n, k and groups, which may be any numbers, are the shape of a weight. All below needs one that is.
+bool is_weight_shape(int64_t n, int64_t k, int64_t groups);
 
 struct alignas(64) PackedHeader {
   char magic[4];  // "SBKP"
@@ -86,6 +94,12 @@ uint64_t fingerprint(const Weight& weight);
 const PackedHeader* find_section(const TierLayout& tier, const Weight& weight, int64_t num_heads, const void* buffer,
                                  int64_t bytes, int64_t* offset, std::string* error);
 
+// The sections of `weights`, one behind the other from the start of the buffer; none with a message in `error` if one
+// is missing, as above. Those of attention (num_heads > 0) have one Compute: its input is encoded once for all of them.
+std::vector<const PackedHeader*> find_sections(const TierLayout& tier, const std::vector<Weight>& weights,
+                                               int64_t num_heads, const void* buffer, int64_t bytes,
+                                               std::string* error);
+
 // The same for a tier that this machine runs.
 inline int64_t packed_bytes(const KernelTable& table, const Weight& weight, int64_t num_heads,
                             Compute compute = Compute::float32) {
@@ -95,9 +109,10 @@ inline void pack(const KernelTable& table, const Weight& weight, int64_t num_hea
                  Compute compute = Compute::float32) {
   pack(table.layout, weight, num_heads, out, parallel, compute);
 }
-inline const PackedHeader* find_section(const KernelTable& table, const Weight& weight, int64_t num_heads,
-                                        const void* buffer, int64_t bytes, int64_t* offset, std::string* error) {
-  return find_section(table.layout, weight, num_heads, buffer, bytes, offset, error);
+inline std::vector<const PackedHeader*> find_sections(const KernelTable& table, const std::vector<Weight>& weights,
+                                                      int64_t num_heads, const void* buffer, int64_t bytes,
+                                                      std::string* error) {
+  return find_sections(table.layout, weights, num_heads, buffer, bytes, error);
 }
 
 }  // namespace sbk

@@ -78,21 +78,23 @@ inline std::string shape(const Tensor& t) {
   return s + "]";
 }
 
+// A tensor whose memory was given back keeps its shape.
+inline void check_memory(const Tensor& t, const char* name) {
+  SBK_CHECK_ARGUMENT(t.numel() == 0 || t.const_data_ptr() != nullptr, name, " ", shape(t), " has no memory");
+}
+
 // A contiguous fp32 CPU tensor that lives as long as the op runs.
 struct Float {
   Tensor tensor;
 
   Float(const Tensor& t, const char* name) : tensor(t) {
     SBK_CHECK_ARGUMENT(t.is_cpu() && t.scalar_type() == ScalarType::Float, name, " must be a float32 CPU tensor");
+    check_memory(t, name);
     if (!t.is_contiguous()) tensor = torch::stable::contiguous(t);
   }
   const float* data() const { return static_cast<const float*>(tensor.const_data_ptr()); }
   int64_t channels() const { return tensor.size(tensor.dim() - 1); }
-  int64_t rows() const {
-    int64_t n = 1;
-    for (int64_t i = 0; i + 1 < tensor.dim(); i++) n *= tensor.size(i);
-    return n;
-  }
+  int64_t rows() const { return tensor.numel() / channels(); }
   sbk::Input matrix() const { return {data(), channels()}; }
 };
 
@@ -109,8 +111,8 @@ struct Vector {
 };
 
 inline float checked_eps(double eps, const char* name) {
-  SBK_CHECK_ARGUMENT(eps >= 0 && eps < std::numeric_limits<double>::infinity(), name,
-                     " must be finite and not negative, got ", eps);
+  SBK_CHECK_ARGUMENT(eps >= 0 && eps <= std::numeric_limits<float>::max(), name,
+                     " must be finite in float32 and not negative, got ", eps);
   const sbk::FloatEnvironment standard;
   sbk::FloatEnvironment::hold(eps);
   auto rounded = static_cast<float>(eps);
@@ -126,15 +128,48 @@ inline Tensor new_output(const Tensor& like, int64_t channels) {
 
 inline float* mutable_floats(Tensor& t) { return static_cast<float*>(t.mutable_data_ptr()); }
 
+inline void check_heads(int64_t num_heads, int64_t channels) {
+  SBK_CHECK_ARGUMENT(num_heads > 0 && channels % num_heads == 0, "num_heads=", num_heads, " must divide the ", channels,
+                     " output channels");
+}
+
+// A weight by its shape, without values.
+inline sbk::Weight weight_shape(int64_t n, int64_t k, int64_t groups, sbk::WeightType type = sbk::WeightType::float32) {
+  SBK_CHECK_ARGUMENT(sbk::is_weight_shape(n, k, groups), "[", n, ", ", k, "] with groups=", groups,
+                     " is not the shape of a conv weight of at most ", sbk::kMostWeightValues, " values");
+  return {nullptr, type, n, k, groups};
+}
+
+// Weights by their shapes, each of which num_heads divides unless it is 0.
+inline std::vector<sbk::Weight> weight_shapes(const std::vector<int64_t>& n, const std::vector<int64_t>& k,
+                                              const std::vector<int64_t>& groups, int64_t num_heads) {
+  SBK_CHECK_ARGUMENT(n.size() == k.size() && n.size() == groups.size(), "n, k and groups must have equal lengths, got ",
+                     n.size(), ", ", k.size(), " and ", groups.size());
+  std::vector<sbk::Weight> weights;
+  for (size_t i = 0; i < n.size(); i++) {
+    weights.push_back(weight_shape(n[i], k[i], groups[i]));
+    if (num_heads != 0) check_heads(num_heads, n[i]);
+  }
+  return weights;
+}
+
+// Bytes of all sections.
+inline int64_t packed_size(const std::vector<sbk::Weight>& weights, int64_t num_heads, sbk::Compute compute) {
+  int64_t bytes = 0;
+  for (const sbk::Weight& w : weights) {
+    SBK_CHECK_ARGUMENT(!__builtin_add_overflow(bytes, sbk::packed_bytes(table(), w, num_heads, compute), &bytes),
+                       "the packed weights would take more than 2^63 bytes");
+  }
+  return bytes;
+}
+
 // A conv weight of a user: its shape. Its values are for packing, so an op with packed weights never looks at them.
 struct UserWeight {
   Tensor tensor;
   sbk::Weight view;  // data is null
 
   UserWeight(const Tensor& t, int64_t groups) : tensor(t) {
-    SBK_CHECK_ARGUMENT(t.is_cpu() && t.dim() >= 2 && t.dim() <= 4 && groups > 0 && t.size(0) > 0 && t.size(1) > 0 &&
-                           t.size(0) % groups == 0,
-                       "weight ", shape(t), " with groups=", groups, " is not a conv weight on CPU");
+    SBK_CHECK_ARGUMENT(t.is_cpu() && t.dim() >= 2 && t.dim() <= 4, "weight ", shape(t), " is not a conv weight on CPU");
     for (int64_t i = 2; i < t.dim(); i++) SBK_CHECK_ARGUMENT(t.size(i) == 1, "weight ", shape(t), " is not pointwise");
     sbk::WeightType type = sbk::WeightType::float32;
     switch (t.scalar_type()) {
@@ -149,7 +184,7 @@ struct UserWeight {
       default:
         SBK_CHECK_ARGUMENT(false, "weight must be float32, float16 or bfloat16");
     }
-    view = {nullptr, type, t.size(0), t.size(1), groups};
+    view = weight_shape(t.size(0), t.size(1), groups, type);
   }
 };
 
@@ -158,16 +193,22 @@ struct WeightValues {
   Tensor tensor;
   sbk::Weight view;
 
-  explicit WeightValues(const UserWeight& w)
-      : tensor(w.tensor.is_contiguous() ? w.tensor : torch::stable::contiguous(w.tensor)), view(w.view) {
+  explicit WeightValues(const UserWeight& w) : tensor(w.tensor), view(w.view) {
+    check_memory(tensor, "weight");
+    if (!tensor.is_contiguous()) tensor = torch::stable::contiguous(tensor);
     view.data = tensor.const_data_ptr();
   }
 };
 
+inline std::vector<sbk::Weight> shapes_of(const std::vector<UserWeight>& weights) {
+  std::vector<sbk::Weight> shapes;
+  for (const UserWeight& w : weights) shapes.push_back(w.view);
+  return shapes;
+}
+
 inline Tensor pack_weights(const std::vector<UserWeight>& weights, int64_t num_heads,
                            sbk::Compute compute = sbk::Compute::float32) {
-  int64_t bytes = 0;
-  for (const UserWeight& w : weights) bytes += sbk::packed_bytes(table(), w.view, num_heads, compute);
+  const int64_t bytes = packed_size(shapes_of(weights), num_heads, compute);
   Tensor packed = torch::stable::new_empty(weights.front().tensor, {bytes}, ScalarType::Byte);
   char* out = static_cast<char*>(packed.mutable_data_ptr());
   sbk::advise_huge_pages(out, bytes);
@@ -178,38 +219,38 @@ inline Tensor pack_weights(const std::vector<UserWeight>& weights, int64_t num_h
   return packed;
 }
 
-inline void check_heads(int64_t num_heads, int64_t channels) {
-  SBK_CHECK_ARGUMENT(num_heads > 0 && channels % num_heads == 0, "num_heads=", num_heads, " must divide the ", channels,
-                     " output channels");
-}
-
 // `prefix` goes before "packed" in the name of the argument.
 inline void check_packed(const Tensor& packed, const char* prefix = "") {
   SBK_CHECK_ARGUMENT(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.dim() == 1 &&
                          packed.is_contiguous() && reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 64 == 0,
                      prefix, "packed must be a result of ops.pack");
+  check_memory(packed, "packed");
+}
+
+// The sections of a caller's `prefix`packed.
+inline std::vector<const sbk::PackedHeader*> sections_of(const std::vector<sbk::Weight>& weights, int64_t num_heads,
+                                                         const Tensor& packed, const char* prefix = "") {
+  check_packed(packed, prefix);
+  std::string error;
+  auto sections = sbk::find_sections(table(), weights, num_heads, packed.const_data_ptr(), packed.numel(), &error);
+  SBK_CHECK_ARGUMENT(sections.size() == weights.size(), prefix, error);
+  return sections;
 }
 
 // The convs of an op: its weights, packed now unless the caller has done it in the argument `prefix`packed.
 class Convs {
  public:
-  Convs(std::vector<UserWeight> weights, const OptionalTensor& packed, int64_t num_heads = 0, const char* prefix = "")
-      : weights_(std::move(weights)), packed_(packed ? *packed : pack_weights(weights_, num_heads)) {
-    check_packed(packed_, prefix);
-    int64_t offset = 0;
-    for (const UserWeight& w : weights_) {
-      std::string error;
-      sections_.push_back(
-          sbk::find_section(table(), w.view, num_heads, packed_.const_data_ptr(), packed_.numel(), &offset, &error));
-      SBK_CHECK_ARGUMENT(sections_.back() != nullptr, prefix, error);
-    }
-  }
+  Convs(const std::vector<UserWeight>& weights, const OptionalTensor& packed, int64_t num_heads = 0,
+        const char* prefix = "")
+      : weights_(shapes_of(weights)),
+        packed_(packed ? *packed : pack_weights(weights, num_heads)),
+        sections_(sections_of(weights_, num_heads, packed_, prefix)) {}
   sbk::Conv with_bias(size_t i, const Vector& bias) const { return {sections_[i], bias.data()}; }
-  int64_t in_channels(size_t i) const { return weights_[i].view.k * weights_[i].view.groups; }
-  int64_t out_channels(size_t i) const { return weights_[i].view.n; }
+  int64_t in_channels(size_t i) const { return weights_[i].k * weights_[i].groups; }
+  int64_t out_channels(size_t i) const { return weights_[i].n; }
 
  private:
-  std::vector<UserWeight> weights_;
+  std::vector<sbk::Weight> weights_;
   Tensor packed_;
   std::vector<const sbk::PackedHeader*> sections_;
 };
@@ -235,32 +276,35 @@ inline sbk::Activation activation_from(const std::string& name) {
 
 // Sequences of equal lengths, x [batch, sequence, channels], or with offsets of any, x [tokens, channels].
 struct SequenceArguments {
-  std::vector<int64_t> offsets;
-  int64_t longest = 0;
+  int64_t batch, longest = 0;
 
   SequenceArguments(const Tensor& x, const OptionalTensor& given) {
     SBK_CHECK_ARGUMENT(x.dim() == (given ? 2 : 3), "x must be ",
                        given ? "[tokens, channels] with offsets" : "[batch, sequence, channels]", ", got ", shape(x));
     if (!given) {
-      longest = x.size(1);
-      for (int64_t b = 0; b <= x.size(0); b++) offsets.push_back(b * longest);
+      batch = x.size(0), longest = x.size(1);
+      for (int64_t b = 1; x.numel() > 0 && b <= batch; b++) offsets_.push_back(b * longest);
       return;
     }
     SBK_CHECK_ARGUMENT(given->is_cpu() && given->scalar_type() == ScalarType::Long && given->dim() == 1 &&
                            given->size(0) >= 1 && given->is_contiguous(),
                        "offsets must be a contiguous int64 CPU tensor [batch + 1]");
+    check_memory(*given, "offsets");
     const auto* data = static_cast<const int64_t*>(given->const_data_ptr());
-    offsets.assign(data, data + given->size(0));
-    SBK_CHECK_ARGUMENT(offsets.front() == 0 && offsets.back() == x.size(0), "offsets must go from 0 to the ", x.size(0),
-                       " tokens of x, got ", offsets.front(), " to ", offsets.back());
-    for (size_t b = 1; b < offsets.size(); b++) {
-      SBK_CHECK_ARGUMENT(offsets[b] >= offsets[b - 1], "offsets must ascend, got ", offsets[b], " behind ",
-                         offsets[b - 1]);
-      longest = std::max(longest, offsets[b] - offsets[b - 1]);
+    offsets_.assign(data, data + given->size(0));
+    batch = given->size(0) - 1;
+    SBK_CHECK_ARGUMENT(offsets_.front() == 0 && offsets_.back() == x.size(0), "offsets must go from 0 to the ",
+                       x.size(0), " tokens of x, got ", offsets_.front(), " to ", offsets_.back());
+    for (size_t b = 1; b < offsets_.size(); b++) {
+      SBK_CHECK_ARGUMENT(offsets_[b] >= offsets_[b - 1], "offsets must ascend, got ", offsets_[b], " behind ",
+                         offsets_[b - 1]);
+      longest = std::max(longest, offsets_[b] - offsets_[b - 1]);
     }
   }
-  int64_t batch() const { return static_cast<int64_t>(offsets.size()) - 1; }
-  sbk::Sequences view() const { return {batch(), offsets.data()}; }
+  sbk::Sequences view() const { return {static_cast<int64_t>(offsets_.size()) - 1, offsets_.data()}; }
+
+ private:
+  std::vector<int64_t> offsets_{0};  // of no sequence where none has tokens, however many there are
 };
 
 // An additive mask that broadcasts to [batch, num_heads, length, length], or none.
@@ -274,6 +318,7 @@ struct MaskArgument {
     if (!given) return;
     SBK_CHECK_ARGUMENT(given->is_cpu() && given->scalar_type() == ScalarType::Float,
                        "attention_mask must be a float32 CPU tensor");
+    check_memory(*given, "attention_mask");
     const int64_t dims = given->dim(), columns = dims >= 1 ? given->size(dims - 1) : 0;
     const int64_t wanted[4] = {batch, num_heads, columns, columns};
     SBK_CHECK_ARGUMENT(dims >= 1 && dims <= 4 && (ragged ? columns >= length : columns == length), "attention_mask ",

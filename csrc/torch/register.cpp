@@ -57,7 +57,7 @@ Tensor attention_block(const Tensor& x_, const Tensor& q_weight, const OptionalT
   const AttentionArguments attention({q_weight, q_bias, q_groups}, {k_weight, k_bias, k_groups},
                                      {v_weight, v_bias, v_groups}, num_heads, packed);
   attention.check_input(x);
-  const MaskArgument mask(mask_, sequences.batch(), num_heads, sequences.longest, offsets.has_value());
+  const MaskArgument mask(mask_, sequences.batch, num_heads, sequences.longest, offsets.has_value());
   Tensor context = new_output(x.tensor, attention.channels);
   sbk::attention_block(table(), torch_parallel(), attention.block(), x.matrix(), sequences.view(), mask.view,
                        {mutable_floats(context), attention.channels});
@@ -108,7 +108,7 @@ Tensor encoder_layer(const Tensor& x_, const Tensor& q_weight, const OptionalTen
   check_channels(x, post.channels, "x");
   SBK_CHECK_ARGUMENT(post.convs.in_channels(0) == attention.channels, "post_weight takes ", post.convs.in_channels(0),
                      " channels, but the attention context has ", attention.channels);
-  const MaskArgument mask(mask_, sequences.batch(), num_heads, sequences.longest, offsets.has_value());
+  const MaskArgument mask(mask_, sequences.batch, num_heads, sequences.longest, offsets.has_value());
   Tensor y = new_output(x.tensor, post.channels);
   sbk::encoder_layer(table(), torch_parallel(), attention.block(), post.block(), x.matrix(), sequences.view(),
                      mask.view, {mutable_floats(y), post.channels});
@@ -134,51 +134,29 @@ Tensor pack(const std::vector<Tensor>& weights, const std::vector<int64_t>& grou
 
 int64_t packed_bytes(const std::vector<int64_t>& n, const std::vector<int64_t>& k, const std::vector<int64_t>& groups,
                      int64_t num_heads, const std::string& dtype) {
-  int64_t bytes = 0;
-  SBK_CHECK_ARGUMENT(n.size() == k.size() && n.size() == groups.size(), "n, k and groups must have equal lengths");
-  for (size_t i = 0; i < n.size(); i++) {
-    SBK_CHECK_ARGUMENT(n[i] > 0 && k[i] > 0 && groups[i] > 0 && n[i] % groups[i] == 0,
-                       "not the shape of a conv weight");
-    if (num_heads != 0) check_heads(num_heads, n[i]);
-    bytes += sbk::packed_bytes(table(), {nullptr, sbk::WeightType::float32, n[i], k[i], groups[i]}, num_heads,
-                               compute_from(dtype));
-  }
-  return bytes;
+  return packed_size(weight_shapes(n, k, groups, num_heads), num_heads, compute_from(dtype));
 }
 
 // (values, scale) of one section: float32 [n, k] and nothing, or int8 [n, k] and float32 [n].
 std::tuple<Tensor, Tensor> unpack(const Tensor& packed, const std::vector<int64_t>& n, const std::vector<int64_t>& k,
                                   const std::vector<int64_t>& groups, int64_t num_heads, const std::string& dtype,
                                   int64_t section) {
-  SBK_CHECK_ARGUMENT(
-      n.size() == k.size() && n.size() == groups.size() && section >= 0 && section < static_cast<int64_t>(n.size()),
-      "unpack needs one n, k and groups for each section, and a section among them");
-  check_packed(packed);
-  const sbk::PackedHeader* header = nullptr;
-  int64_t offset = 0;
-  for (int64_t i = 0; i <= section; i++) {
-    SBK_CHECK_ARGUMENT(n[i] > 0 && k[i] > 0 && groups[i] > 0 && n[i] % groups[i] == 0,
-                       "not the shape of a conv weight");
-    if (num_heads != 0) check_heads(num_heads, n[i]);
-    std::string error;
-    header = sbk::find_section(table(), {nullptr, sbk::WeightType::float32, n[i], k[i], groups[i]}, num_heads,
-                               packed.const_data_ptr(), packed.numel(), &offset, &error);
-    SBK_CHECK_ARGUMENT(header != nullptr, error);
-  }
+  const std::vector<sbk::Weight> weights = weight_shapes(n, k, groups, num_heads);
+  const auto i = static_cast<size_t>(section);
+  SBK_CHECK_ARGUMENT(i < weights.size(), "section=", section, " is none of the ", weights.size(), " sections");
+  const sbk::PackedHeader* header = sections_of(weights, num_heads, packed)[i];
   const sbk::Compute compute = compute_from(dtype);
   SBK_CHECK_ARGUMENT(header->is(compute), "packed was not made for dtype='", dtype, "'");
   const bool int8 = compute == sbk::Compute::int8;
-  Tensor values =
-      torch::stable::new_empty(packed, {n[section], k[section]}, int8 ? ScalarType::Char : ScalarType::Float);
-  Tensor scale = torch::stable::new_empty(packed, {int8 ? n[section] : 0}, ScalarType::Float);
+  Tensor values = torch::stable::new_empty(packed, {n[i], k[i]}, int8 ? ScalarType::Char : ScalarType::Float);
+  Tensor scale = torch::stable::new_empty(packed, {int8 ? n[i] : 0}, ScalarType::Float);
   sbk::unpack(*header, values.mutable_data_ptr(), mutable_floats(scale), torch_parallel());
   return {values, scale};
 }
 
 bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed) {
   const std::vector<UserWeight> checked = user_weights(weights, std::vector<int64_t>(weights.size(), 1));
-  SBK_CHECK_ARGUMENT(packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.is_contiguous(),
-                     "packed must be a result of ops.pack");
+  check_packed(packed);
   const char* data = static_cast<const char*>(packed.const_data_ptr());
   const int64_t bytes = packed.numel();
   int64_t offset = 0;
@@ -187,7 +165,7 @@ bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed)
     const auto* header = reinterpret_cast<const sbk::PackedHeader*>(data + offset);
     if (header->n != w.view.n || header->k != w.view.k) return false;
     if (header->fingerprint != sbk::fingerprint(WeightValues(w).view)) return false;
-    if (header->bytes <= 0 || header->bytes > bytes - offset) return false;
+    if (header->bytes <= 0 || header->bytes % 64 != 0 || header->bytes > bytes - offset) return false;
     offset += header->bytes;
   }
   return true;

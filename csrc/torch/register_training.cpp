@@ -26,6 +26,7 @@ struct Floats {
 
   Floats(const Tensor& t, const char* name) : tensor(t) {
     SBK_CHECK_ARGUMENT(t.is_cpu() && is_floating(t), name, " must be a float32, float16 or bfloat16 CPU tensor");
+    check_memory(t, name);
     if (t.scalar_type() != ScalarType::Float) {
       tensor = torch::stable::new_empty(t, shape_of(t), ScalarType::Float);
       torch::stable::copy_(tensor, t);
@@ -34,7 +35,7 @@ struct Floats {
     }
   }
   Floats(const Tensor& t, int64_t rows, int64_t channels, const char* name) : Floats(t, name) {
-    SBK_CHECK_ARGUMENT(t.numel() == rows * channels && t.dim() >= 1 && t.size(t.dim() - 1) == channels, name, " ",
+    SBK_CHECK_ARGUMENT(t.dim() >= 1 && t.size(t.dim() - 1) == channels && t.numel() / channels == rows, name, " ",
                        shape(t), " must have ", rows, " rows of ", channels, " channels");
   }
   static std::vector<int64_t> shape_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }
@@ -101,10 +102,8 @@ std::vector<int64_t> with_channels(const Tensor& x, int64_t channels) {
 }
 
 int64_t rows_of(const Tensor& x) {
-  SBK_CHECK_ARGUMENT(x.dim() >= 1, "activations must have channels, got a scalar");
-  int64_t rows = 1;
-  for (int64_t i = 0; i + 1 < x.dim(); i++) rows *= x.size(i);
-  return rows;
+  SBK_CHECK_ARGUMENT(x.dim() >= 1 && x.size(x.dim() - 1) > 0, "activations must have channels, got ", shape(x));
+  return x.numel() / x.size(x.dim() - 1);
 }
 
 bool need(const std::vector<int64_t>& needs, size_t i) { return needs[i] != 0; }
@@ -140,6 +139,7 @@ sbk::Dropout dropout_from(const OptionalTensor& seed, sbk::DropoutSite site, dou
   if (!seed || p == 0.0) return {0, 0, 0, 1.0f};
   SBK_CHECK_ARGUMENT(seed->is_cpu() && seed->scalar_type() == ScalarType::Long && seed->numel() == 1,
                      "seed must be an int64 CPU tensor of one value");
+  check_memory(*seed, "seed");
   return sbk::dropout_of(static_cast<uint64_t>(*static_cast<const int64_t*>(seed->const_data_ptr())), site, p);
 }
 

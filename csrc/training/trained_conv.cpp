@@ -216,6 +216,7 @@ Dropout dropout_of(uint64_t seed, DropoutSite site, double p) {
 
 void dropout_factors(const KernelTable& table, const Parallel& parallel, const Dropout& dropout, int64_t rows,
                      int64_t columns, float* factors) {
+  if (columns == 0) return;
   std::fill(factors, factors + rows * columns, 1.0f);
   parallel_for(parallel, divide_up(rows, kRowTile), [&](int64_t task) {
     const int64_t row = task * kRowTile;

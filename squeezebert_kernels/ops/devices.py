@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from .autocast import ENDS_IN_LAYER_NORM
+from .dtypes import KERNEL_DTYPES
+from .schemas import on_one_device
 from .torch_state import target_of_export, under_transform
 
-__all__ = ["KERNEL_DTYPES", "describe", "register", "why_no_kernel", "why_no_triton"]
-
-KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""Of activations, and of weights that :func:`ops.pack` takes."""
+__all__ = ["describe", "register", "why_no_kernel", "why_no_triton"]
 
 TRAINING_OPS = (
     "attention_block_backward", "attention_block_train", "dropout_factors", "grouped_pointwise_conv_backward",
@@ -84,4 +83,4 @@ def register(library: Any) -> None:
         return run
 
     for name in (*ENDS_IN_LAYER_NORM, *TRAINING_OPS):
-        library.impl(name, launcher(name), "CUDA")
+        library.impl(name, on_one_device(library, name, launcher(name)), "CUDA")

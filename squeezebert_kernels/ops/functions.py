@@ -26,9 +26,9 @@ from torch import Tensor
 from .. import _native
 from ..layer_arguments import LayerCall, LayerOptions, LayerTensors
 from . import autocast, devices, gradients, reference, schemas, training, validation
-from .devices import KERNEL_DTYPES, why_no_kernel
+from .devices import why_no_kernel
 from .dispatch import in_own_words, is_refusal, run, run_trained
-from .dtypes import PACKED
+from .dtypes import KERNEL_DTYPES
 from .torch_state import under_transform, wants_gradients
 
 __all__ = [
@@ -65,11 +65,13 @@ def pack(weights: Sequence[Tensor], groups: Sequence[int], *, num_heads: int = 0
         A 1-D uint8 tensor: opaque, self-describing, valid on this ISA tier only and checked on use.
     """
     validation.check_pack(weights, groups, num_heads, KERNEL_DTYPES)
-    if dtype not in PACKED:
-        raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'int8', got {dtype!r}")
+    validation.check_packed_dtype(dtype)
     if not torch.compiler.is_compiling():
         _native.isa()
-    return _ops.pack([w.detach().contiguous() for w in weights], list(groups), num_heads, dtype)
+    try:
+        return _ops.pack([w.detach().contiguous() for w in weights], list(groups), num_heads, dtype)
+    except RuntimeError as error:
+        raise in_own_words(error) from None
 
 
 def unpack(
@@ -88,8 +90,9 @@ def unpack(
         tensor; for "int8" the int8 values and their float32 scales [C_out]: the weight is values * scales[:, None].
 
     Raises:
-        ValueError: ``packed`` does not hold that.
+        TypeError, ValueError: an argument does not fit, or ``packed`` does not hold that.
     """
+    validation.check_unpack(packed, shapes, groups, section, num_heads, dtype)
     n, k = [shape[0] for shape in shapes], [shape[1] for shape in shapes]
     try:
         return _ops.unpack.default(packed, n, k, list(groups), num_heads, dtype, section)
@@ -100,8 +103,14 @@ def unpack(
 def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
     """Whether ``packed`` was made from these values, by comparing a sample of every weight (not all of it)."""
     validation.check_pack(weights, [1] * len(weights), 0, KERNEL_DTYPES)
+    validation.check_tensor("packed", packed)
     validation.check_packed(packed, weights[0].device)
-    return is_current(weights, packed)
+    if packed.device.type != "cpu":
+        raise ValueError(f"packed is on {packed.device}, where it has no values")
+    try:
+        return is_current(weights, packed)
+    except RuntimeError as error:
+        raise in_own_words(error) from None
 
 
 def is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:

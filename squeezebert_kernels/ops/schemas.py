@@ -9,6 +9,7 @@ import torch
 
 from ..layer_arguments import LayerCall
 from . import validation
+from .dtypes import KERNEL_DTYPES
 
 _TENSOR_OPS = (
     "grouped_pointwise_conv(Tensor x, Tensor weight, Tensor? bias=None, int groups=1, str activation='none', "
@@ -108,12 +109,14 @@ def _encoder_layer(*arguments, **named):
 
 
 def _pack(weights, groups, num_heads=0, dtype="float32"):
+    validation.check_pack(weights, groups, num_heads, KERNEL_DTYPES)
     n, k = [int(w.shape[0]) for w in weights], [int(w.shape[1]) for w in weights]
     size = torch.ops.squeezebert_kernels.packed_bytes(n, k, groups, num_heads, dtype)
     return weights[0].new_empty((size,), dtype=torch.uint8)
 
 
 def _unpack(packed, n, k, groups, num_heads, dtype, section):
+    validation.check_unpack(packed, list(zip(n, k)), groups, section, num_heads, dtype)
     int8 = dtype == "int8"
     values = packed.new_empty((n[section], k[section]), dtype=torch.int8 if int8 else torch.float32)
     return values, packed.new_empty((n[section] if int8 else 0,), dtype=torch.float32)
@@ -129,6 +132,11 @@ def _like(t):
     return t.new_empty(t.shape)
 
 
+def _check_needs(needs, count):
+    if len(needs) != count:
+        raise ValueError(f"needs must have {count} entries, got {len(needs)}")
+
+
 def _wanted(needs, *tensors):
     return tuple(t if need else t.new_empty((0,)) for need, t in zip(needs, tensors))
 
@@ -138,6 +146,8 @@ def _bias_of(weight):
 
 
 def _conv_backward(grad, x, weight, groups, needs, dtype):
+    _check_needs(needs, 3)
+    validation.check_conv(x, weight, None, groups)
     return _wanted(needs, _like(x), _like(weight), _bias_of(weight))
 
 
@@ -154,6 +164,8 @@ def _attention_block_backward(
     grad, x, q_w, k_w, v_w, mask, seed, context, q, k, v, lse, num_heads, q_groups, k_groups, v_groups, dropout_p,
     dtype, needs,
 ):  # fmt: skip
+    _check_needs(needs, 7)
+    validation.check_attention(x, q_w, None, k_w, None, v_w, None, mask, num_heads, q_groups, k_groups, v_groups)
     weights = [t for w in (q_w, k_w, v_w) for t in (_like(w), _bias_of(w))]
     return _wanted(needs, _like(x), *weights)
 
@@ -176,6 +188,12 @@ def _post_attention_block_backward(
     intermediate_groups, output_groups, activation, post_eps, output_eps, post_dropout_p, output_dropout_p, dtype,
     needs,
 ):  # fmt: skip
+    _check_needs(needs, 12)
+    validation.check_post_attention(
+        context, output_sum, post_w, None, post_nw, post_nw, inter_w, None, out_w, None, out_nw, out_nw,
+        post_groups=post_groups, intermediate_groups=intermediate_groups, output_groups=output_groups,
+        residual_name="output_sum",
+    )  # fmt: skip
     post, intermediate, output = (
         _wanted(needs[i : i + 2], _like(w), _bias_of(w)) for i, w in ((2, post_w), (6, inter_w), (8, out_w))
     )
@@ -204,4 +222,20 @@ def register(library: Any) -> None:
     for schema in _OTHER_OPS:
         library.define(schema)
     for name, shape in _SHAPES.items():
-        torch.library.register_fake(f"{library.ns}::{name}", shape, lib=library)
+        torch.library.register_fake(f"{library.ns}::{name}", on_one_device(library, name, shape), lib=library)
+
+
+def on_one_device(library: Any, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run``, a kernel of the op ``name`` of ``library``, that refuses tensors of several devices.
+
+    torch chooses a kernel by the device that comes first in an order of its own. So one ``meta`` tensor is enough for
+    the shape function, which would return memory that nobody has written to; one CUDA tensor for the CUDA kernel.
+    """
+    schema = getattr(getattr(torch.ops, library.ns), name).default._schema
+    names = [argument.name for argument in schema.arguments]
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        validation.check_devices({**dict(zip(names, args)), **kwargs})
+        return run(*args, **kwargs)
+
+    return checked

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ..layer_arguments import LayerOptions, LayerTensors
+from .dtypes import PACKED
 
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu")
 """Activations that the kernels fuse; "none" and None are the same."""
@@ -60,6 +60,19 @@ def check_tensors(named: Mapping[str, Tensor | None], *, like: str, mixed_dtypes
             raise ValueError(f"{name} is on {t.device}, but {like} is on {first.device}")
         if t.dtype != first.dtype and not mixed_dtypes:
             raise ValueError(f"{name} has dtype {t.dtype}, but {like} has {first.dtype}")
+
+
+def check_devices(named: Mapping[str, object]) -> None:
+    """All tensors, those in sequences too, are on one device. Only ``offsets`` may stay on the CPU."""
+    first: tuple[str, torch.device] | None = None
+    for name, value in named.items():
+        for t in value if isinstance(value, (list, tuple)) else (value,):
+            if not isinstance(t, Tensor) or (name == "offsets" and t.device.type == "cpu"):
+                continue
+            if first is None:
+                first = name, t.device
+            elif t.device != first[1]:
+                raise ValueError(f"{name} is on {t.device}, but {first[0]} is on {first[1]}")
 
 
 def check_conv(
@@ -139,10 +152,13 @@ def check_offsets(offsets: Tensor | None, tokens: int, device: torch.device) -> 
         raise ValueError(f"offsets is on {offsets.device}, it must be on cpu or with x on {device}")
     if type(offsets) is not Tensor or offsets.device.type != "cpu" or torch.compiler.is_compiling():
         return 0
-    values = offsets.tolist()
-    if values[0] != 0 or values[-1] != tokens or any(a > b for a, b in pairwise(values)):
-        raise ValueError(f"offsets must ascend from 0 to the {tokens} tokens of x, got {values}")
-    return max((b - a for a, b in pairwise(values)), default=0)
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first != 0 or last != tokens:
+        raise ValueError(f"offsets must ascend from 0 to the {tokens} tokens of x, got {first} to {last}")
+    lengths = offsets.diff()
+    if bool((lengths < 0).any()):
+        raise ValueError(f"offsets must ascend from 0 to the {tokens} tokens of x, got {offsets.tolist()}")
+    return int(lengths.max()) if len(lengths) else 0
 
 
 def check_packed(packed: Tensor | None, device: torch.device, name: str = "packed") -> None:
@@ -156,6 +172,12 @@ def check_packed(packed: Tensor | None, device: torch.device, name: str = "packe
         raise ValueError(f"{name} is on {packed.device}, but the weights are on {device}")
 
 
+def check_packed_dtype(dtype: str) -> None:
+    """``dtype`` is one that weights are packed for."""
+    if dtype not in PACKED:
+        raise ValueError(f"dtype must be 'float32', 'bfloat16' or 'int8', got {dtype!r}")
+
+
 def check_pack(weights: Sequence[Tensor], groups: Sequence[int], num_heads: int, dtypes: Sequence[torch.dtype]) -> None:
     """The arguments of ``ops.pack``: at least one conv weight on CPU, and as many groups."""
     if isinstance(weights, Tensor) or not isinstance(weights, Sequence):
@@ -167,6 +189,7 @@ def check_pack(weights: Sequence[Tensor], groups: Sequence[int], num_heads: int,
             f"weights and groups must be equally many, got {len(weights)} weights and {len(groups)} groups"
         )
     check_int("num_heads", num_heads)
+    check_devices({f"weights[{i}]": w for i, w in enumerate(weights)})
     for i, (w, g) in enumerate(zip(weights, groups)):
         check_tensor(f"weights[{i}]", w)
         check_int(f"groups[{i}]", g)
@@ -178,6 +201,33 @@ def check_pack(weights: Sequence[Tensor], groups: Sequence[int], num_heads: int,
             raise ValueError(f"groups[{i}]={g} must be positive and divide C_out={w.shape[0]} of weights[{i}]")
         if num_heads:
             check_heads(num_heads, w.shape[0])
+
+
+def check_unpack(
+    packed: Tensor, shapes: Sequence[Sequence[int]], groups: Sequence[int], section: int, num_heads: int, dtype: str
+) -> None:
+    """The arguments of ``ops.unpack``; what ``packed`` holds is for the kernel to see."""
+    check_tensor("packed", packed)
+    check_packed(packed, packed.device)
+    check_packed_dtype(dtype)
+    for name, values in (("shapes", shapes), ("groups", groups)):
+        if isinstance(values, (str, Tensor)) or not isinstance(values, Sequence):
+            raise TypeError(f"{name} must be a sequence, got {type(values).__name__}")
+    if len(shapes) != len(groups):
+        raise ValueError(f"shapes and groups must be equally many, got {len(shapes)} and {len(groups)}")
+    check_int("section", section)
+    check_int("num_heads", num_heads)
+    if not 0 <= num_heads < 2**63:
+        raise ValueError(f"num_heads={num_heads} must not be negative and fit 64 bits")
+    if not 0 <= section < len(shapes):
+        raise ValueError(f"section={section} is none of the {len(shapes)} sections")
+    for i, (shape, g) in enumerate(zip(shapes, groups)):
+        if isinstance(shape, (str, Tensor)) or not isinstance(shape, Sequence) or len(shape) < 2:
+            raise TypeError(f"shapes[{i}] must be [C_out, C_in/groups], got {shape!r}")
+        for name, value in ((f"shapes[{i}][0]", shape[0]), (f"shapes[{i}][1]", shape[1]), (f"groups[{i}]", g)):
+            check_int(name, value)
+            if not 1 <= value < 2**63:
+                raise ValueError(f"{name}={value} must be positive and fit 64 bits")
 
 
 def check_dtypes(named: dict[str, Tensor | None], like: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import ops
-from ..ops.devices import KERNEL_DTYPES
+from ..ops.dtypes import KERNEL_DTYPES
 from ..ops.functions import is_current
 from ..ops.torch_state import is_tracing, under_transform
 from .stand_ins import QuantizedRows, packed_of
