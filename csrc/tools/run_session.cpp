@@ -11,7 +11,8 @@ Session::Session(ModelHandle model, ContextHandle context, const RunOptions& opt
     : model_(std::move(model)), context_(std::move(context)), info_(info_of(model_.get())), options_(options) {}
 
 Tokens Session::tokenize(std::string_view text, const std::string_view* pair, int32_t max_length) const {
-  const auto capacity = static_cast<size_t>(info_.max_length);
+  const int32_t most = max_length > 0 ? max_length : info_.max_length;
+  const auto capacity = static_cast<size_t>(most);
   Tokens t;
   t.ids.resize(capacity), t.types.resize(capacity), t.begin.resize(capacity), t.end.resize(capacity);
   sbk_text in{};
@@ -23,7 +24,7 @@ Tokens Session::tokenize(std::string_view text, const std::string_view* pair, in
   }
   in.max_length = max_length, in.no_truncation = 1;
   sbk_tokens out{};
-  out.size = sizeof out, out.capacity = info_.max_length;
+  out.size = sizeof out, out.capacity = most;
   out.token_ids = t.ids.data(), out.token_type_ids = t.types.data();
   out.begin = t.begin.data(), out.end = t.end.data();
   int32_t count = 0;

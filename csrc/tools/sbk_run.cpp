@@ -28,7 +28,7 @@ constexpr const char* kUsage =
     "  --tokens        show the tokens too: id, segment, bytes of the text, token (of one text or a pair)\n"
     "  --multi-label   sequence classification: labels are independent of one another (sigmoid, not softmax)\n"
     "  --window N      question answering: tokens in a window (384)\n"
-    "  --stride N      question answering: tokens that neighbouring windows share (128)\n"
+    "  --stride N      question answering: tokens that neighbouring windows share (128; 0: none)\n"
     "  --max-answer N  question answering: tokens in an answer (15)\n"
     "  --head NAME     another head than the file says: none, or one of those above\n"
     "  --threads N     default: the fast cores\n"
@@ -138,6 +138,10 @@ void body(int argc, char** argv) {
   options.top = arguments.number("--top", 0, 1, 1 << 20);
   options.window = arguments.number("--window", options.window, 8, 1 << 20);
   options.stride = arguments.number("--stride", options.stride, 0, 1 << 20);
+  if (arguments.has("--stride") && options.stride >= options.window) {
+    throw UsageError("--stride " + std::to_string(options.stride) + " is not less than the " +
+                     std::to_string(options.window) + " tokens of --window");
+  }
   options.max_answer = arguments.number("--max-answer", options.max_answer, 1, 1 << 20);
   const auto threads = static_cast<int32_t>(arguments.number("--threads", 0, 1, 1024));
   sbk_load_options load{};
