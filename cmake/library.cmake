@@ -8,6 +8,7 @@ set(sbk_model_sources
   csrc/model/json.cpp
   csrc/model/model.cpp
   csrc/model/safetensors.cpp
+  csrc/model/token_finder.cpp
   csrc/model/tokenizer.cpp
   csrc/model/weights.cpp
 )

@@ -1,5 +1,6 @@
 // Text: tokens and back.
 #include "capi/capi.h"
+#include "model/limits.h"
 
 using namespace sbk;
 using namespace sbk::capi;
@@ -15,8 +16,7 @@ const Tokenizer& tokenizer_of(const sbk_model* model) {
 }
 
 std::string_view view_of(const char* text, int64_t bytes, const char* name) {
-  constexpr int64_t kMost = int64_t{1} << 31;
-  require_range(bytes, 0, kMost, name);
+  require_range(bytes, 0, static_cast<int64_t>(limits::kTextBytes), name);
   if (text == nullptr && bytes > 0) fail(SBK_INVALID_ARGUMENT, name, "=", bytes, " of a text that is NULL");
   return {text, static_cast<std::size_t>(bytes)};
 }

@@ -1,4 +1,6 @@
-// The way of one text to its tokens, step by step as in the tokenizers library; used by tokenizer.cpp only.
+// The way of one text to its tokens, in the steps of the tokenizers library; used by tokenizer.cpp only. Characters
+// pass through all steps one after the other, so that memory depends on the tokenizer and on the tokens that are kept,
+// and not on the length of the text.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -6,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "model/limits.h"
+#include "model/token_finder.h"
 #include "model/tokenizer.h"
 
 namespace sbk {
@@ -57,24 +61,36 @@ inline uint32_t encode_utf8(uint32_t c, uint8_t out[4]) {
   return bytes;
 }
 
-// The steps of the tokenizers library, each on all that the one before left: tokens in the raw text, normalization,
-// tokens in the normalized text, words, pieces.
+// One text. Raw text is split at the tokens that are looked for there; what is between them is normalized; that is
+// split at the tokens that are looked for in normalized text; and what is between them into words, and words into
+// pieces.
 class TextEncoder {
  public:
-  // Keeps the first `keep` tokens and counts all.
-  TextEncoder(const Tokenizer& tokenizer, size_t keep) : t_(tokenizer), keep_(keep) {}
+  // Keeps the first `keep` tokens, and stops when there is one more. With `count_all` it goes on to count them.
+  TextEncoder(const Tokenizer& tokenizer, size_t keep, bool count_all)
+      : t_(tokenizer), keep_(keep), count_all_(count_all), raw_(tokenizer.raw_), finder_(tokenizer.normalized_) {}
 
   void run(std::string_view text) {
-    Chars raw;
-    raw.reserve(text.size());
-    for (size_t at = 0; at < text.size(); at = raw.back().span.end) raw.push_back(decode_utf8(text, at));
-    split(raw, t_.raw_, [&](size_t begin, size_t end) {
-      normalize(raw, begin, end);
-      split(normal_, t_.normalized_, [&](size_t b, size_t e) { words(normal_, b, e); });
-    });
+    text_ = text;
+    for (size_t at = 0; at < text.size() && !full();) {
+      const Char c = decode_utf8(text, at);
+      at = c.span.end;
+      if (t_.raw_.empty()) {
+        normalize(c);
+        continue;
+      }
+      uint8_t bytes[4];
+      const uint32_t n = encode_utf8(c.code_point, bytes);
+      raw_.push(bytes, n, [&](uint32_t token, uint64_t begin, uint64_t end) { raw_token(token, begin, end); });
+      settle(raw_.settled());
+      release();
+    }
+    raw_.finish([&](uint32_t token, uint64_t begin, uint64_t end) { raw_token(token, begin, end); });
+    if (!t_.raw_.empty()) gap(static_cast<uint32_t>(text.size()));
+    end_normalization();
   }
 
-  size_t count = 0;
+  size_t count = 0;  // of tokens, at most `keep` + 1 without count_all
   std::vector<int32_t> ids;
   std::vector<Span> spans;
 
@@ -87,70 +103,96 @@ class TextEncoder {
     uint32_t element;
     bool first;  // of what its character became
   };
+  static constexpr uint32_t kNowhere = 0xffffffffu;
+
+  bool full() const { return count > keep_ && !count_all_; }
 
   void put(uint32_t id, Span span) {
-    if (count++ >= keep_) return;
+    if (full() || count++ >= keep_) return;
     ids.push_back(static_cast<int32_t>(id));
     spans.push_back(span);
   }
 
   bool has(const Char& c, RecordFlags flag) const { return (t_.record(c.code_point).flags & flag) != 0; }
 
-  // Finds the longest of the trie's tokens from the left and calls `gap` for what lies between them.
-  template <class Gap>
-  void split(const Chars& chars, const TrieView& trie, Gap gap) {
-    const size_t size = chars.size();
-    size_t done = 0;
-    for (size_t i = 0; i < size && trie.first[1] > 1;) {
-      uint32_t node = 0, found = kNone;
-      size_t stop = i;
-      for (size_t j = i; j < size; j++) {
-        uint8_t bytes[4];
-        const uint32_t n = encode_utf8(chars[j].code_point, bytes);
-        node = trie.walk(node, {reinterpret_cast<const char*>(bytes), n});
-        if (node == kNone) break;
-        if (trie.value[node] != kNone) found = trie.value[node], stop = j + 1;
+  // Raw text. Places are bytes of it; what is behind `settled_` is looked at again when it is settled.
+
+  // Goes on to a character: what is before it is in a token that was found, or in none.
+  void settle(uint64_t character) {
+    for (; settled_characters_ < character; settled_characters_++) {
+      const Char c = decode_utf8(text_, settled_);
+      if (!has(c, kSpace)) {
+        spaces_ = kNowhere;
+      } else if (spaces_ == kNowhere) {
+        spaces_ = settled_;
       }
-      if (found == kNone) {
-        i++;
-        continue;
-      }
-      size_t start = i;
-      i = stop;
-      const Added& token = t_.added_[found];
-      if ((token.flags & kSingleWord) != 0 &&
-          ((start > 0 && has(chars[start - 1], kWord)) || (stop < size && has(chars[stop], kWord)))) {
-        continue;
-      }
-      if ((token.flags & kStripLeft) != 0) {
-        while (start > done && has(chars[start - 1], kSpace)) start--;
-        start = std::max(start, done);
-      }
-      if ((token.flags & kStripRight) != 0) {
-        stop = std::max(stop, done);  // white space up to there, if that is further
-        while (stop < size && has(chars[stop], kSpace)) stop++;
-      }
-      stop = std::max(stop, start);
-      if (done < start) gap(done, start);
-      put(token.id, {chars[start].span.begin, chars[stop - 1].span.end});
-      done = stop;
+      behind_word_ = has(c, kWord);
+      settled_ = c.span.end;
     }
-    if (done < size) gap(done, size);
   }
 
-  // Fills normal_.
-  void normalize(const Chars& raw, size_t begin, size_t end) {
-    normal_.clear();
-    span_ = {};
-    for (size_t i = begin; i < end; i++) {
-      const Char& c = raw[i];
-      const Record& record = t_.record(c.code_point);
-      if (record.kind == Kind::removed) continue;
-      if ((record.flags & kSpaced) != 0) element(' ', &c.span);
-      become(c, record);
-      if ((record.flags & kSpaced) != 0) element(' ', &c.span);
+  // White space that a token may take stays back.
+  void release() {
+    const bool keeps = t_.strips_left_ && spaces_ != kNowhere;
+    gap(keeps ? spaces_ : settled_);
+  }
+
+  // What is up to `end` is no token.
+  void gap(uint32_t end) {
+    while (done_ < end && !full()) {
+      const Char c = decode_utf8(text_, done_);
+      normalize(c);
+      done_ = c.span.end;
     }
+  }
+
+  uint32_t behind_spaces(uint32_t at) {
+    if (at >= known_spaces_.begin && at < known_spaces_.end) return known_spaces_.end;
+    uint32_t end = at;
+    while (end < text_.size()) {
+      const Char c = decode_utf8(text_, end);
+      if (!has(c, kSpace)) break;
+      end = c.span.end;
+    }
+    known_spaces_ = {at, end};
+    return end;
+  }
+
+  void raw_token(uint32_t index, uint64_t first, uint64_t last) {
+    if (full()) return;
+    const Added& token = t_.added_[index];
+    settle(first);
+    const uint32_t found = settled_, spaces = spaces_;
+    const bool behind_word = behind_word_;
+    settle(last);
+    uint32_t begin = found, end = settled_;
+    if ((token.flags & kSingleWord) != 0 &&
+        (behind_word || (end < text_.size() && has(decode_utf8(text_, end), kWord)))) {
+      return;
+    }
+    if ((token.flags & kStripLeft) != 0) begin = std::max(std::min(begin, spaces), done_);
+    if ((token.flags & kStripRight) != 0) end = behind_spaces(std::max(end, done_));  // or further, if done
+    end = std::max(end, begin);
+    gap(begin);
+    end_normalization();
+    put(token.id, {begin, end});
+    done_ = end;
+  }
+
+  // Normalization
+
+  void normalize(const Char& c) {
+    const Record& record = t_.record(c.code_point);
+    if (record.kind == Kind::removed) return;
+    if ((record.flags & kSpaced) != 0) element(' ', &c.span);
+    become(c, record);
+    if ((record.flags & kSpaced) != 0) element(' ', &c.span);
+  }
+
+  void end_normalization() {
     order_marks();
+    span_ = {};
+    end_normalized();
   }
 
   void become(const Char& c, const Record& record) {
@@ -183,6 +225,7 @@ class TextEncoder {
   // element before, after marks were ordered: the library has it so.
   void element(uint32_t e, const Span* from) {
     if (e >> 24 != 0) {
+      if (marks_.size() == limits::kMarksInARow) order_marks();
       marks_.push_back({e, from != nullptr});
       if (from != nullptr) mark_spans_.push_back(*from);
       return;
@@ -193,7 +236,7 @@ class TextEncoder {
   }
 
   void yield(uint32_t e) {
-    if ((e & kDropped) == 0) normal_.push_back({e & kCodePointMask, span_});
+    if ((e & kDropped) == 0) normalized({e & kCodePointMask, span_});
   }
 
   void order_marks() {
@@ -208,27 +251,117 @@ class TextEncoder {
     marks_.clear(), mark_spans_.clear();
   }
 
-  void words(const Chars& chars, size_t begin, size_t end) {
-    size_t start = begin;
-    for (size_t i = begin; i < end; i++) {
-      const uint8_t flags = t_.record(chars[i].code_point).flags;
-      if ((flags & (kSpace | kPunctuation)) == 0) continue;
-      if (start < i) word(chars, start, i);
-      if ((flags & kSpace) == 0) word(chars, i, i + 1);
-      start = i + 1;
+  // Normalized text. What is not settled waits in `window_`, which begins with the character number `window_begin_`.
+
+  void normalized(const Char& c) {
+    if (t_.normalized_.empty()) return split(c);
+    window_.push_back(c);
+    uint8_t bytes[4];
+    const uint32_t n = encode_utf8(c.code_point, bytes);
+    finder_.push(bytes, n, [&](uint32_t token, uint64_t begin, uint64_t end) { normalized_token(token, begin, end); });
+    pass(finder_.settled());
+  }
+
+  void end_normalized() {
+    if (!t_.normalized_.empty()) {
+      finder_.finish([&](uint32_t token, uint64_t begin, uint64_t end) { normalized_token(token, begin, end); });
+      pass(finder_.settled());
+      end_stripping();
+      finder_.reset();
+      window_.clear(), window_first_ = 0, window_begin_ = 0;
+      gap_spaces_ = kNowhere, behind_normalized_word_ = false;
     }
-    if (start < end) word(chars, start, end);
+    end_word();
+  }
+
+  const Char& at(uint64_t character) const { return window_[window_first_ + (character - window_begin_)]; }
+
+  // Lets what is before a character out of the window: it is no token. White space separates words, whether a token
+  // takes it or not.
+  void pass(uint64_t character) {
+    for (; window_begin_ < character; drop()) {
+      const Char& c = at(window_begin_);
+      const bool is_space = has(c, kSpace);
+      if (strip_ && is_space) {
+        waiting_.span.end = c.span.end;
+        continue;
+      }
+      end_stripping();
+      if (!is_space) {
+        gap_spaces_ = kNowhere;
+      } else if (gap_spaces_ == kNowhere) {
+        gap_spaces_ = c.span.begin;
+      }
+      split(c);
+    }
+  }
+
+  void drop() {
+    behind_normalized_word_ = has(window_[window_first_], kWord);
+    window_begin_++;
+    if (++window_first_ == window_.size()) window_.clear(), window_first_ = 0;
+    if (window_first_ >= 64 && 2 * window_first_ >= window_.size()) {
+      window_.erase(window_.begin(), window_.begin() + static_cast<int64_t>(window_first_));
+      window_first_ = 0;
+    }
+  }
+
+  // The token that takes white space behind it has all of it.
+  void end_stripping() {
+    if (strip_) put(waiting_.id, waiting_.span);
+    strip_ = false;
+  }
+
+  void normalized_token(uint32_t index, uint64_t first, uint64_t last) {
+    const Added& token = t_.added_[index];
+    pass(first);
+    const bool behind_word = behind_normalized_word_;
+    const bool before_word = last < window_begin_ + (window_.size() - window_first_) && has(at(last), kWord);
+    if ((token.flags & kSingleWord) != 0 && (behind_word || before_word)) return;
+    Span span{at(first).span.begin, at(last - 1).span.end};
+    if ((token.flags & kStripLeft) != 0 && gap_spaces_ != kNowhere) span.begin = gap_spaces_;
+    end_stripping();
+    end_word();
+    while (window_begin_ < last) drop();
+    gap_spaces_ = kNowhere;
+    waiting_ = {token.id, span};
+    strip_ = true;
+    if ((token.flags & kStripRight) == 0) end_stripping();
+  }
+
+  // Words
+
+  void split(const Char& c) {
+    const uint8_t flags = t_.record(c.code_point).flags;
+    if ((flags & (kSpace | kPunctuation)) == 0) {
+      // Of a word that is too long only the end is looked at.
+      if (word_.size() <= t_.header_->max_word) word_.push_back(c);
+      word_end_ = c.span.end;
+      return;
+    }
+    end_word();
+    if ((flags & kSpace) != 0) return;
+    word_.assign(1, c);
+    word_end_ = c.span.end;
+    end_word();
   }
 
   // The longest token from the left, again and again; all is unknown if one of them is.
-  void word(const Chars& chars, size_t begin, size_t end) {
+  void end_word() {
+    if (word_.empty()) return;
     const uint32_t unknown = t_.header_->unknown;
-    const Span whole{chars[begin].span.begin, chars[end - 1].span.end};
-    if (end - begin > t_.header_->max_word) return put(unknown, whole);
+    const Span whole{word_[0].span.begin, word_end_};
+    if (!cut_word()) pieces_.assign(1, {unknown, whole});
+    for (const Piece& piece : pieces_) put(piece.id, piece.span);
+    word_.clear();
+  }
+
+  bool cut_word() {
+    if (word_.size() > t_.header_->max_word) return false;
     bytes_.clear(), char_of_.clear(), pieces_.clear();
-    for (size_t i = begin; i < end; i++) {
+    for (size_t i = 0; i < word_.size(); i++) {
       uint8_t bytes[4];
-      const uint32_t n = encode_utf8(chars[i].code_point, bytes);
+      const uint32_t n = encode_utf8(word_[i].code_point, bytes);
       bytes_.insert(bytes_.end(), bytes, bytes + n);
       char_of_.insert(char_of_.end(), n, i);
     }
@@ -239,20 +372,46 @@ class TextEncoder {
         node = t_.vocabulary_.child(node, bytes_[i]);
         if (node != kNone && t_.vocabulary_.value[node] != kNone) found = t_.vocabulary_.value[node], stop = i + 1;
       }
-      if (found == kNone) return put(unknown, whole);
-      pieces_.push_back({found, {chars[char_of_[at]].span.begin, chars[char_of_[stop - 1]].span.end}});
+      if (found == kNone) return false;
+      pieces_.push_back({found, {word_[char_of_[at]].span.begin, word_[char_of_[stop - 1]].span.end}});
       at = stop;
     }
-    for (const Piece& piece : pieces_) put(piece.id, piece.span);
+    return true;
   }
 
   const Tokenizer& t_;
   const size_t keep_;
-  Chars normal_;
+  const bool count_all_;
+
+  // Of raw text
+  std::string_view text_;
+  TokenFinder raw_;
+  uint32_t done_ = 0;     // what is before it was normalized, or is a token
+  uint32_t settled_ = 0;  // in bytes
+  uint64_t settled_characters_ = 0;
+  uint32_t spaces_ = kNowhere;  // where the white space before `settled_` begins
+  bool behind_word_ = false;
+  Span known_spaces_{};
+
+  // Of normalization
   Span span_{};  // of the last element yielded
   std::vector<Mark> marks_;
   std::vector<Span> mark_spans_;
-  std::vector<uint8_t> bytes_;  // of a word
+
+  // Of normalized text, between two tokens of the raw text
+  TokenFinder finder_;
+  Chars window_;
+  size_t window_first_ = 0;
+  uint64_t window_begin_ = 0;
+  uint32_t gap_spaces_ = kNowhere;  // where the white space before the window begins in the text
+  bool behind_normalized_word_ = false;
+  bool strip_ = false;  // `waiting_` takes what white space comes
+  Piece waiting_{};
+
+  // Of a word
+  Chars word_;  // at most one character more than it may have
+  uint32_t word_end_ = 0;
+  std::vector<uint8_t> bytes_;
   std::vector<size_t> char_of_;
   std::vector<Piece> pieces_;
 };

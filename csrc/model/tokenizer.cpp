@@ -5,7 +5,9 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <utility>
 
+#include "model/limits.h"
 #include "model/text_encoder.h"
 
 namespace sbk {
@@ -39,18 +41,6 @@ void clean_up(std::string* text, bool do_not) {
 
 }  // namespace
 
-uint32_t TrieView::child(uint32_t node, uint8_t byte) const {
-  const uint8_t* begin = label + first[node];
-  const uint8_t* end = label + first[node + 1];
-  const uint8_t* found = std::lower_bound(begin, end, byte);
-  return found != end && *found == byte ? static_cast<uint32_t>(found - label) : kNone;
-}
-
-uint32_t TrieView::walk(uint32_t node, std::string_view bytes) const {
-  for (size_t i = 0; i < bytes.size() && node != kNone; i++) node = child(node, static_cast<uint8_t>(bytes[i]));
-  return node;
-}
-
 // Opening
 
 namespace {
@@ -65,12 +55,16 @@ class Checks {
     if (ok_ && !condition) fail(what);
   }
 
+  // Sections are asked for in their order: each begins where the one before ends, rounded up, and zeros are between.
   template <class T>
   const T* section(Section<T> s, uint64_t least, const char* name) {
     if (!ok_) return nullptr;
-    if (s.offset % 8 != 0 || s.offset < sizeof(TokenizerHeader) || s.count < least ||
-        s.offset + uint64_t{s.count} * sizeof(T) > header_.bytes) {
+    const uint64_t end = s.offset + uint64_t{s.count} * sizeof(T);
+    if (s.offset != (end_ + 7) / 8 * 8 || s.count < least || end > header_.bytes) {
       fail(name);
+    } else {
+      zeros(s.offset, name);
+      end_ = end;
     }
     return reinterpret_cast<const T*>(data_ + (ok_ ? s.offset : 0));
   }
@@ -81,12 +75,18 @@ class Checks {
     if (ok_ && !std::all_of(array, array + count, condition)) fail(name);
   }
 
+  // Nothing is behind the last section.
+  void end() {
+    that(header_.bytes >= end_ && header_.bytes <= (end_ + 7) / 8 * 8, "something is behind its end");
+    zeros(header_.bytes, "something is behind its end");
+  }
+
   TrieView trie(const TrieSections& s, uint32_t values, const char* name) {
     TrieView view;
     view.first = section(s.first, 2, name);
     view.value = section(s.value, 1, name);
     view.label = section(s.label, 1, name);
-    const uint32_t nodes = s.value.count;
+    const uint32_t nodes = view.nodes = s.value.count;
     that(s.first.count == uint64_t{nodes} + 1 && s.label.count == nodes, name);
     // A node's children come behind it, and behind those of all nodes before it.
     for (uint32_t i = 0; ok_ && i < nodes; i++) {
@@ -100,6 +100,11 @@ class Checks {
   bool ok() const { return ok_; }
 
  private:
+  // Between the last section and `begin`.
+  void zeros(uint64_t begin, const char* name) {
+    if (ok_ && !std::all_of(data_ + end_, data_ + begin, [](char c) { return c == 0; })) fail(name);
+  }
+
   void fail(const char* what) {
     ok_ = false;
     *error_ = std::string("tokenizer data is damaged: ") + what;
@@ -108,6 +113,7 @@ class Checks {
   const char* data_;
   const TokenizerHeader& header_;
   std::string* error_;
+  uint64_t end_ = sizeof(TokenizerHeader);  // of the last section
   bool ok_ = true;
 };
 
@@ -128,7 +134,23 @@ bool Tokenizer::open(const void* data, size_t bytes, std::string* error) {
   if (h.version != kVersion) {
     return refuse("version " + std::to_string(h.version) + ", this library reads " + std::to_string(kVersion));
   }
-  if (h.bytes > bytes) return refuse(std::to_string(h.bytes) + " bytes long, but cut to " + std::to_string(bytes));
+  if (h.bytes != bytes) {
+    return refuse(std::to_string(h.bytes) + " bytes long, but " + (bytes < h.bytes ? "cut to " : "followed by more: ") +
+                  std::to_string(bytes));
+  }
+  if (h.reserved != 0 || (h.flags & ~(kCleanTokens | kCleanText)) != 0) return refuse("a reserved field is not 0");
+  if (h.max_word > limits::kWordCharacters) {
+    return refuse("words of up to " + std::to_string(h.max_word) + " characters, more than " +
+                  std::to_string(limits::kWordCharacters));
+  }
+  if (h.added.count > limits::kAddedTokens) {
+    return refuse(std::to_string(h.added.count) + " added tokens, more than " + std::to_string(limits::kAddedTokens));
+  }
+  for (const TrieSections* trie : {&h.raw, &h.normalized}) {
+    if (trie->value.count > limits::kAddedTokenNodes) {
+      return refuse("the added tokens are longer than " + std::to_string(limits::kAddedTokenNodes) + " bytes in all");
+    }
+  }
 
   Tokenizer t;
   Checks checks(data, h, error);
@@ -139,7 +161,6 @@ bool Tokenizer::open(const void* data, size_t bytes, std::string* error) {
   t.elements_ = checks.section(h.elements, 0, "elements");
   t.token_offsets_ = checks.section(h.token_offsets, 2, "token_offsets");
   t.text_ = checks.section(h.text, 0, "text");
-  t.added_ = checks.section(h.added, 0, "added");
   if (!checks.ok()) return false;
 
   const uint32_t text_bytes = h.text.count, tokens = h.token_offsets.count - 1;
@@ -147,7 +168,8 @@ bool Tokenizer::open(const void* data, size_t bytes, std::string* error) {
               [&](uint16_t page) { return (page + uint64_t{1}) * kPage <= h.pages.count; });
   checks.each(t.pages_, h.pages.count, "pages", [&](uint16_t record) { return record < h.records.count; });
   checks.each(t.records_, h.records.count, "records", [&](const Record& r) {
-    return r.kind <= Kind::hangul &&
+    constexpr uint8_t known = kSpace | kPunctuation | kWord | kSpaced;
+    return r.kind <= Kind::hangul && (r.flags & ~known) == 0 &&
            (r.kind != Kind::list ||
             (r.operand >= 0 && within(static_cast<uint32_t>(r.operand), r.count, h.elements.count)));
   });
@@ -158,23 +180,31 @@ bool Tokenizer::open(const void* data, size_t bytes, std::string* error) {
     last = offset;
     return rises;
   });
+  t.vocabulary_ = checks.trie(h.vocabulary, tokens, "vocabulary");
+  t.added_ = checks.section(h.added, 0, "added");
   int64_t last_id = -1;
   checks.each(t.added_, h.added.count, "added", [&](const Added& a) {
     const bool rises = a.id > last_id && a.id < tokens;
     last_id = a.id;
-    return rises && within(a.text, a.text_bytes, text_bytes);
+    constexpr uint32_t known = kSingleWord | kStripLeft | kStripRight | kSpecial;
+    return rises && (a.flags & ~known) == 0 && within(a.text, a.text_bytes, text_bytes);
   });
   for (const uint32_t id : {h.unknown, h.cls, h.sep}) checks.that(id < tokens, "ids of special tokens");
   for (const uint32_t id : {h.pad, h.mask}) checks.that(id == kNone || id < tokens, "ids of special tokens");
   for (const Section<uint8_t>& prefix : {h.continuing, h.decoded}) {
     checks.that(within(prefix.offset, prefix.count, text_bytes), "prefixes");
   }
-  t.vocabulary_ = checks.trie(h.vocabulary, tokens, "vocabulary");
-  t.raw_ = checks.trie(h.raw, h.added.count, "raw");
-  t.normalized_ = checks.trie(h.normalized, h.added.count, "normalized");
+  const TrieView raw = checks.trie(h.raw, h.added.count, "raw");
+  const TrieView normalized = checks.trie(h.normalized, h.added.count, "normalized");
+  checks.end();
   if (!checks.ok()) return false;
+  std::string why;
+  if (!t.raw_.build(raw, &why) || !t.normalized_.build(normalized, &why)) return refuse(why);
+  for (uint32_t node = 0; node < raw.nodes; node++) {
+    if (raw.value[node] != kNone && (t.added_[raw.value[node]].flags & kStripLeft) != 0) t.strips_left_ = true;
+  }
   t.continuing_ = t.vocabulary_.walk(0, t.text(h.continuing));
-  *this = t;
+  *this = std::move(t);
   return true;
 }
 
@@ -216,9 +246,8 @@ bool Tokenizer::encode(std::string_view text, const std::string_view* pair, int6
                        Encoding* out, std::string* error) const {
   *out = {};
   const size_t special = pair != nullptr ? 3 : 2;
-  constexpr size_t kLongest = 0x7fffffff;
-  if (text.size() > kLongest || (pair != nullptr && pair->size() > kLongest)) {
-    *error = "text is longer than 2^31 - 1 bytes";
+  if (text.size() > limits::kTextBytes || (pair != nullptr && pair->size() > limits::kTextBytes)) {
+    *error = "text is longer than " + std::to_string(limits::kTextBytes) + " bytes";
     return false;
   }
   if (max_length < 0 || (max_length > 0 && static_cast<uint64_t>(max_length) < special)) {
@@ -227,13 +256,18 @@ bool Tokenizer::encode(std::string_view text, const std::string_view* pair, int6
     return false;
   }
   const size_t room = max_length == 0 ? std::numeric_limits<size_t>::max() : static_cast<size_t>(max_length) - special;
-  TextEncoder first(*this, room), second(*this, room);
+  TextEncoder first(*this, room, false), second(*this, room, false);
   first.run(text);
   if (pair != nullptr) second.run(*pair);
   std::array<size_t, 2> counts{first.count, second.count};
+  // Of two texts that are both too long the longer one gets the odd token.
+  if (truncation == Truncation::longest_first && std::min(counts[0], counts[1]) > room && room % 2 == 1) {
+    TextEncoder all(*this, 0, true), all_of_pair(*this, 0, true);
+    all.run(text), all_of_pair.run(*pair);
+    counts = {all.count, all_of_pair.count};
+  }
   if (const char* why = truncate(truncation, pair != nullptr, room, &counts)) {
-    *error = "text has " + std::to_string(first.count + second.count + special) + " tokens, max_length is " +
-             std::to_string(max_length) + ", " + why;
+    *error = "text has more than max_length=" + std::to_string(max_length) + " tokens, " + why;
     return false;
   }
   const auto put = [&](int32_t id, int32_t type, bool is_special, Span span) {

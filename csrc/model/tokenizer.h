@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "model/token_finder.h"
 #include "model/tokenizer_data.h"
 
 namespace sbk {
@@ -37,16 +38,6 @@ struct Encoding {
   std::vector<Span> spans;        // of the token's own text; 0, 0 for those
 };
 
-// A trie in place; nodes are numbers, kNone is no node.
-struct TrieView {
-  const uint32_t* first = nullptr;
-  const uint32_t* value = nullptr;
-  const uint8_t* label = nullptr;
-
-  uint32_t child(uint32_t node, uint8_t byte) const;
-  uint32_t walk(uint32_t node, std::string_view bytes) const;
-};
-
 // A view: the data must outlive it. All const methods may run at once on any threads.
 class Tokenizer {
  public:
@@ -55,7 +46,8 @@ class Tokenizer {
   bool open(const void* data, size_t bytes, std::string* error);
 
   // The tokens of `text`, or of `text` and `*pair`, at most `max_length` in all (0: no limit). False, with a message in
-  // `error`, if they do not fit and may not be truncated to fit. Time and memory are linear in the text.
+  // `error`, if they do not fit and may not be truncated to fit. Time is linear in the text, and memory in the tokens
+  // that are kept. It stops where the rest of the text cannot change the result.
   bool encode(std::string_view text, const std::string_view* pair, int64_t max_length, Truncation truncation,
               Encoding* out, std::string* error) const;
 
@@ -99,7 +91,9 @@ class Tokenizer {
   const uint32_t* token_offsets_ = nullptr;
   const uint8_t* text_ = nullptr;
   const Added* added_ = nullptr;
-  TrieView vocabulary_, raw_, normalized_;
+  TrieView vocabulary_;
+  LinkedTrie raw_, normalized_;
+  bool strips_left_ = false;     // a token of raw_ takes white space before it
   uint32_t continuing_ = kNone;  // the node of the vocabulary at which pieces inside of a word begin
 };
 

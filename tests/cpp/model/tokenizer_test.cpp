@@ -209,9 +209,9 @@ TEST(damaged_headers_are_refused) {
   CHECK(with([](TokenizerHeader& h) { h.sep = 16; }).find("special tokens") != std::string::npos);
   CHECK(with([](TokenizerHeader& h) { h.pad = 16; }).find("special tokens") != std::string::npos);
   CHECK(with([](TokenizerHeader& h) { h.continuing.count = 1000; }).find("prefixes") != std::string::npos);
-  CHECK(with([](TokenizerHeader& h) { h.pages.count--; }).find("page_index") != std::string::npos);
-  CHECK(with([](TokenizerHeader& h) { h.records.count = 10; }).find("pages") != std::string::npos);
-  CHECK(with([](TokenizerHeader& h) { h.elements.count = 1; }).find("records") != std::string::npos);
+  CHECK(with([](TokenizerHeader& h) { h.pages.count -= kPage; }).find("damaged") != std::string::npos);
+  CHECK(with([](TokenizerHeader& h) { h.records.count = 10; }).find("damaged") != std::string::npos);
+  CHECK(with([](TokenizerHeader& h) { h.elements.count = 0; }).find("damaged") != std::string::npos);
   CHECK(with([](TokenizerHeader& h) { h.token_offsets.offset += 4; }).find("token_offsets") != std::string::npos);
   CHECK(with([](TokenizerHeader& h) { h.text.offset = 0xfffffff8; }).find("text") != std::string::npos);
   CHECK(with([](TokenizerHeader& h) { h.vocabulary.first.count--; }).find("vocabulary") != std::string::npos);
