@@ -59,7 +59,7 @@ class Copy {
 
 class Model {
  public:
-  Model(const std::string& path, int dtype, int head, const std::optional<std::string>& isa, bool verify, int threads,
+  Model(const std::string& path, int dtype, int head, const std::optional<std::string>& isa, int verify, int threads,
         bool pin)
       : threads_(threads), pin_(pin) {
     sbk_load_options options{};

@@ -2,6 +2,7 @@
 #include "capi/capi.h"
 #include "isa/layouts.h"
 #include "model/forward.h"
+#include "model/limits.h"
 
 using namespace sbk;
 using namespace sbk::capi;
@@ -13,7 +14,8 @@ Model::Options parse(const sbk_load_options* given) {
   Model::Options parsed;
   require_range(number_of(options.dtype), SBK_DTYPE_DEFAULT, SBK_FLOAT16, "options->dtype");
   require_range(number_of(options.head), SBK_HEAD_DEFAULT, SBK_HEAD_QUESTION_ANSWERING, "options->head");
-  parsed.dtype = options.dtype, parsed.head = options.head, parsed.verify = options.verify != 0;
+  parsed.dtype = options.dtype, parsed.head = options.head;
+  parsed.verify_below = options.verify > 0 ? UINT64_MAX : options.verify < 0 ? limits::kVerifiedBytes : 0;
   const std::string tier = options.isa != nullptr ? options.isa : active().isa;
   parsed.layout = layout_named(tier.c_str());
   if (parsed.layout == nullptr) {

@@ -119,8 +119,8 @@ typedef struct sbk_load_options {
   sbk_head head;
   /* The tier whose layout weights get, NULL for the active one. A tier that this CPU lacks is for sbk_model_save. */
   const char* isa;
-  /* Not 0: the checksums of all weights too are compared, which reads the whole file. Without it those of everything
-   * but the weights are. */
+  /* Above 0: the checksums of all weights too are compared, and nothing may be hidden between sections or behind them,
+   * which reads the whole file. Below 0: the same for files of less than 200 MB. 0: not for weights. */
   int32_t verify;
 } sbk_load_options;
 

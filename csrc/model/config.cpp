@@ -4,24 +4,22 @@
 
 #include "model/failure.h"
 #include "model/json.h"
+#include "model/limits.h"
 
 namespace sbk {
 namespace {
-
-// The most of any size: beyond it, products of sizes could overflow, and no model comes near.
-constexpr int64_t kLargest = 1 << 24;
 
 // A configuration while it is read.
 struct Reader {
   const Json& json;
   const std::string& path;
 
-  int64_t integer(const char* key, int64_t missing, int64_t low = 1) const {
+  int64_t integer(const char* key, int64_t missing, int64_t high, int64_t low = 1) const {
     const Json* value = json.find(key);
     if (value == nullptr || value->is_null()) return missing;
     int64_t out = 0;
-    if (!value->integer(low, kLargest, &out)) {
-      fail(SBK_BAD_FILE, path, ": ", key, " must be a whole number from ", low, " to ", kLargest);
+    if (!value->integer(low, high, &out)) {
+      fail(SBK_BAD_FILE, path, ": ", key, " must be a whole number from ", low, " to ", high);
     }
     return out;
   }
@@ -77,11 +75,13 @@ Activation activation_of(const Reader& reader) {
 
 // id2label, or LABEL_0, ... as transformers names them.
 std::vector<std::string> labels_of(const Reader& reader) {
-  constexpr int64_t kMost = 1 << 20;
   const Json* names = reader.json.find("id2label");
   const bool named = names != nullptr && names->object() != nullptr && !names->object()->empty();
-  const int64_t count = named ? static_cast<int64_t>(names->object()->size()) : reader.integer("num_labels", 2);
-  if (count > kMost) fail(SBK_BAD_FILE, reader.path, ": num_labels=", count, " is more than ", kMost);
+  const int64_t count =
+      named ? static_cast<int64_t>(names->object()->size()) : reader.integer("num_labels", 2, limits::kLabels);
+  if (count > limits::kLabels) {
+    fail(SBK_BAD_FILE, reader.path, ": id2label has ", count, " labels, more than ", limits::kLabels);
+  }
   std::vector<std::string> labels;
   for (int64_t i = 0; i < count; i++) {
     const std::string number = std::to_string(i);
@@ -113,6 +113,19 @@ void read_embedding(const Json& json, const std::string& path, ModelConfig* c) {
 
 void check_divides(const std::string& path, const char* name, int64_t divisor, const char* of, int64_t number) {
   if (number % divisor != 0) fail(SBK_BAD_FILE, path, ": ", name, "=", divisor, " does not divide ", of, "=", number);
+}
+
+// Every size has a limit of its own, so that nothing overflows here.
+void check_parameters(const std::string& path, const ModelConfig& c) {
+  const int64_t hidden = c.hidden_size, inner = c.intermediate_size;
+  const int64_t attention = hidden * (hidden / c.q_groups + hidden / c.k_groups + hidden / c.v_groups);
+  const int64_t behind =
+      hidden * (hidden / c.post_groups + inner / c.output_groups) + inner * (hidden / c.intermediate_groups);
+  const int64_t embeddings = hidden * (c.vocab_size + c.max_positions + c.type_vocab_size + c.classes());
+  const int64_t all = embeddings + c.num_layers * (attention + behind);
+  if (all > limits::kParameters) {
+    fail(SBK_UNSUPPORTED, path, ": a model of ", all, " weights, more than ", limits::kParameters);
+  }
 }
 
 }  // namespace
@@ -151,19 +164,22 @@ ModelConfig read_config(std::string_view text, sbk_head head, const std::string&
     fail(SBK_UNSUPPORTED, path, ": decoders (is_decoder) are not implemented");
   }
   c.head = head == SBK_HEAD_DEFAULT ? head_of(json) : head;
-  c.vocab_size = r.integer("vocab_size", 30522);
-  c.hidden_size = r.integer("hidden_size", 768);
-  c.num_layers = r.integer("num_hidden_layers", 12, 0);
-  c.num_heads = r.integer("num_attention_heads", 12);
-  c.intermediate_size = r.integer("intermediate_size", 3072);
-  c.max_positions = r.integer("max_position_embeddings", 512);
-  c.type_vocab_size = r.integer("type_vocab_size", 2);
-  c.q_groups = grouped ? r.integer("q_groups", 4) : 1;
-  c.k_groups = grouped ? r.integer("k_groups", 4) : 1;
-  c.v_groups = grouped ? r.integer("v_groups", 4) : 1;
-  c.post_groups = grouped ? r.integer("post_attention_groups", 1) : 1;
-  c.intermediate_groups = grouped ? r.integer("intermediate_groups", 4) : 1;
-  c.output_groups = grouped ? r.integer("output_groups", 4) : 1;
+  c.vocab_size = r.integer("vocab_size", 30522, limits::kVocabulary);
+  c.hidden_size = r.integer("hidden_size", 768, limits::kHidden);
+  c.num_layers = r.integer("num_hidden_layers", 12, limits::kLayers, 0);
+  c.num_heads = r.integer("num_attention_heads", 12, limits::kHidden);
+  c.intermediate_size = r.integer("intermediate_size", 3072, limits::kHidden);
+  c.max_positions = r.integer("max_position_embeddings", 512, limits::kPositions);
+  c.type_vocab_size = r.integer("type_vocab_size", 2, limits::kTokenTypes);
+  const auto groups = [&](const char* key, int64_t missing) {
+    return grouped ? r.integer(key, missing, limits::kHidden) : 1;
+  };
+  c.q_groups = groups("q_groups", 4);
+  c.k_groups = groups("k_groups", 4);
+  c.v_groups = groups("v_groups", 4);
+  c.post_groups = groups("post_attention_groups", 1);
+  c.intermediate_groups = groups("intermediate_groups", 4);
+  c.output_groups = groups("output_groups", 4);
   c.activation = activation_of(r);
   c.embedding_eps = r.number("layer_norm_eps", 1e-12f);
   c.encoder_eps = grouped ? 1e-12f : c.embedding_eps;  // SqueezeBERT's encoder does not ask its configuration
@@ -182,10 +198,11 @@ ModelConfig read_config(std::string_view text, sbk_head head, const std::string&
     check_divides(path, "intermediate_groups", c.intermediate_groups, of, size);
     check_divides(path, "output_groups", c.output_groups, of, size);
   }
-  const int64_t embedding_size = r.integer("embedding_size", c.hidden_size);
+  const int64_t embedding_size = r.integer("embedding_size", c.hidden_size, limits::kHidden);
   if (grouped && embedding_size != c.hidden_size) {
     fail(SBK_UNSUPPORTED, path, ": embedding_size=", embedding_size, " differs from hidden_size=", c.hidden_size);
   }
+  check_parameters(path, c);
   return c;
 }
 

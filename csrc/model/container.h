@@ -1,7 +1,7 @@
 // The .sbk file: named sections, each at a 64-byte boundary, so that a mapped file is used in place.
 //
 //   | FileHeader | SectionEntry 0 | ... | SectionEntry n-1 | section 0 | ... | section n-1 |
-//   0            64               192                      ^ offset: a multiple of 64, ascending, zeros between
+//   0            64               192                      ^ offset: the next multiple of 64, zeros between
 //
 // All integers are little-endian. `checksum` of an entry is that of its section's bytes; that of the header is taken
 // over header and entries, with itself as 0. What a section is:
@@ -12,6 +12,9 @@
 //   int8      int8 [rows][columns], zeros up to a multiple of 64 bytes,  rows x columns
 //             float32 scale [rows]
 //   packed    the weight of a convolution, ops/packed.h                  output channels x input channels of a group
+//
+// Fields that a kind does not use, what is behind the end of a name, and reserved fields are 0. docs/format.md
+// describes all of it for other readers.
 //
 // Sections are named as the tensors of Hugging Face's checkpoints, without the prefix of the base model.
 #pragma once
@@ -68,8 +71,10 @@ struct FileSection {
 // reading from flash.
 uint64_t checksum(const void* data, uint64_t bytes);
 
-// The sections of a file in memory, checked: magic, version, sizes, every offset, checksums of all but values, int8 and
-// packed sections, or of all with `verify`. Throws Failure(SBK_BAD_FILE) that begins with `path`. `tier`: as written.
+// The sections of a file in memory, checked: magic, version, sizes, every offset, names that repeat, checksums of all
+// but values, int8 and packed sections. With `verify` the checksums of those too, and that no byte of the file is
+// outside of header, entries, sections and the zeros between them. Time is linear in the file; without `verify` weights
+// are not read. Throws Failure(SBK_BAD_FILE) that begins with `path`. `tier`: as written.
 std::vector<FileSection> read_container(const std::byte* file, uint64_t bytes, const std::string& path, bool verify,
                                         std::string* tier);
 

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "model/failure.h"
+#include "model/limits.h"
 
 namespace sbk {
 
@@ -20,11 +21,10 @@ class JsonParser {
   }
 
  private:
-  static constexpr int kDeepest = 64;
-
   std::string_view text_;
   const std::string& what_;
   std::size_t at_ = 0;
+  int64_t values_ = 0;
 
   [[noreturn]] void error(const char* problem) const {
     fail(SBK_BAD_FILE, what_, ": not valid JSON at byte ", at_, ": ", problem);
@@ -50,7 +50,8 @@ class JsonParser {
   }
 
   Json parse_value(int depth) {
-    if (depth > kDeepest) error("nested too deeply");
+    if (depth > limits::kJsonDepth) error("nested too deeply");
+    if (++values_ > limits::kJsonValues) error("it has too many values");
     Json json;
     const char c = peek();
     if (c == '{') {

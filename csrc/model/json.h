@@ -15,8 +15,8 @@ class Json {
   using Array = std::vector<Json>;
   using Object = std::map<std::string, Json, std::less<>>;
 
-  // Throws Failure(SBK_BAD_FILE) with `what` and the place. Nesting deeper than 64 is refused; of keys that repeat, the
-  // last one counts.
+  // Throws Failure(SBK_BAD_FILE) with `what` and the place. What is nested deeper, or has more values, than
+  // limits.h allows is refused; of keys that repeat, the last one counts.
   static Json parse(std::string_view text, const std::string& what);
 
   bool is_null() const { return std::holds_alternative<std::nullptr_t>(value_); }

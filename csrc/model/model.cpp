@@ -5,6 +5,7 @@
 #include "isa/layouts.h"
 #include "model/container.h"
 #include "model/failure.h"
+#include "model/limits.h"
 
 namespace sbk {
 namespace {
@@ -37,6 +38,10 @@ std::string_view text_section(const std::vector<FileSection>& sections, const ch
     if (s.name == name && s.kind == SectionKind::text) return {reinterpret_cast<const char*>(s.data), s.bytes};
   }
   return {};
+}
+
+void check_size(std::string_view text, uint64_t most, const std::string& path) {
+  if (text.size() > most) fail(SBK_BAD_FILE, path, ": ", text.size(), " bytes, more than ", most);
 }
 
 // What the encoder of a .sbk file multiplies in.
@@ -92,7 +97,9 @@ std::unique_ptr<Model> Model::load(const std::string& path, const Options& optio
   if (is_folder(path)) {
     const std::string config = path + "/" + kConfig, tokenizer = path + "/" + kTokenizer;
     const std::string checkpoint = path + "/" + kCheckpoint;
-    model->config_text_ = MappedFile(config).text();
+    const MappedFile config_file(config);
+    check_size(config_file.text(), limits::kConfigBytes, config);
+    model->config_text_ = config_file.text();
     model->config = read_config(model->config_text_, options.head, config);
     if (!is_file(checkpoint)) {
       fail(SBK_IO_ERROR, "no ", kCheckpoint, " in '", path,
@@ -106,7 +113,8 @@ std::unique_ptr<Model> Model::load(const std::string& path, const Options& optio
   } else {
     auto file = std::make_unique<MappedFile>(path);
     std::string tier;
-    std::vector<FileSection> sections = read_container(file->data(), file->size(), path, options.verify, &tier);
+    std::vector<FileSection> sections =
+        read_container(file->data(), file->size(), path, file->size() < options.verify_below, &tier);
     const TierLayout* stored = layout_named(tier.c_str());
     if (stored == nullptr) fail(SBK_BAD_FILE, path, ": its tier '", tier, "' is unknown to this library");
     const Compute found = stored_compute(sections, path);
@@ -116,6 +124,7 @@ std::unique_ptr<Model> Model::load(const std::string& path, const Options& optio
     compute = found;
     const std::string_view config = text_section(sections, kConfig), tokenizer = text_section(sections, kTokenizer);
     if (config.empty()) fail(SBK_BAD_FILE, path, ": the section '", kConfig, "' is missing");
+    check_size(config, limits::kConfigBytes, path + ": " + kConfig);
     model->config_text_ = config;
     model->config = read_config(config, options.head, path + ": " + kConfig);
     if (!tokenizer.empty()) model->open_tokenizer(tokenizer, path);
@@ -143,6 +152,7 @@ void Model::save(const std::string& path) const {
 }
 
 void Model::open_tokenizer(std::string_view data, const std::string& path) {
+  check_size(data, limits::kTokenizerBytes, path);
   std::string error;
   if (!tokenizer_.emplace().open(data.data(), data.size(), &error)) fail(SBK_BAD_FILE, path, ": tokenizer: ", error);
   if (tokenizer_->size() > config.vocab_size) {

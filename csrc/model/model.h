@@ -28,7 +28,7 @@ class Model {
     sbk_dtype dtype = SBK_DTYPE_DEFAULT;
     sbk_head head = SBK_HEAD_DEFAULT;
     const TierLayout* layout = nullptr;  // of the tier that is to run it
-    bool verify = false;
+    uint64_t verify_below = 0;           // bytes: smaller .sbk files are verified
   };
 
   // A .sbk file, or a folder with config.json and model.safetensors. Throws Failure, std::bad_alloc.

@@ -5,6 +5,7 @@
 
 #include "model/failure.h"
 #include "model/json.h"
+#include "model/limits.h"
 
 namespace sbk {
 namespace {
@@ -38,6 +39,9 @@ Tensors read_safetensors(const std::byte* file, uint64_t bytes, const std::strin
   if (bytes < sizeof header_bytes) fail(SBK_BAD_FILE, path, ": too short for safetensors");
   std::memcpy(&header_bytes, file, sizeof header_bytes);
   if (header_bytes > bytes - sizeof header_bytes) fail(SBK_BAD_FILE, path, ": truncated, or not safetensors");
+  if (header_bytes > limits::kSafetensorsHeaderBytes) {
+    fail(SBK_BAD_FILE, path, ": its header has ", header_bytes, " bytes, more than ", limits::kSafetensorsHeaderBytes);
+  }
   const std::byte* values = file + sizeof header_bytes + header_bytes;
   const uint64_t value_bytes = bytes - sizeof header_bytes - header_bytes;
 
@@ -60,6 +64,9 @@ Tensors read_safetensors(const std::byte* file, uint64_t bytes, const std::strin
     }
     if (known == nullptr) continue;  // position_ids and the like; who needs it will find it missing
 
+    if (shape->array()->size() > static_cast<std::size_t>(limits::kTensorDimensions)) {
+      fail(SBK_BAD_FILE, where, ": ", shape->array()->size(), " dimensions, more than ", limits::kTensorDimensions);
+    }
     Tensor tensor{nullptr, known->type, {}};
     uint64_t size = value_size(known->type);
     for (const Json& d : *shape->array()) {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <unordered_map>
 
 #include "model/failure.h"
 #include "ops/values.h"
@@ -140,6 +141,7 @@ class ContainerWeights : public Weights {
         path_(path),
         parallel_(parallel) {
     mapped_bytes = static_cast<int64_t>(file_->size());
+    for (const FileSection& s : found_) index_.emplace(s.name, &s);
   }
 
   bool has(const std::string& name) const override { return find(name) != nullptr; }
@@ -153,6 +155,7 @@ class ContainerWeights : public Weights {
         find_section(stored_, weight, s.num_heads, section.data, static_cast<int64_t>(section.bytes), &offset, &error);
     if (header == nullptr) fail(SBK_BAD_FILE, path_, ": ", section.name, ": ", error);
     if (offset != static_cast<int64_t>(section.bytes)) fail(SBK_BAD_FILE, path_, ": ", section.name, ": wrong size");
+    if (header->fingerprint != 0) fail(SBK_BAD_FILE, path_, ": ", section.name, ": a reserved field is not 0");
     // A block whose convolutions have different dtypes would read beyond its encoded input.
     if (!header->is(wanted)) fail(SBK_BAD_FILE, path_, ": ", section.name, ": of another dtype than the model");
     const auto compute = wanted;
@@ -204,10 +207,8 @@ class ContainerWeights : public Weights {
   }
 
   const FileSection* find(const std::string& name) const {
-    for (const FileSection& s : found_) {
-      if (s.name == name) return &s;
-    }
-    return nullptr;
+    const auto found = index_.find(name);
+    return found != index_.end() ? found->second : nullptr;
   }
 
   const FileSection& get(const std::string& name, SectionKind kind, int64_t rows, int64_t columns) const {
@@ -223,6 +224,7 @@ class ContainerWeights : public Weights {
 
   std::unique_ptr<MappedFile> file_;
   std::vector<FileSection> found_;
+  std::unordered_map<std::string_view, const FileSection*> index_;  // by name, in `found_`
   const TierLayout &stored_, &wanted_;
   std::string path_;
   Parallel parallel_;

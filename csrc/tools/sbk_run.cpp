@@ -33,7 +33,8 @@ constexpr const char* kUsage =
     "  --head NAME     another head than the file says: none, or one of those above\n"
     "  --threads N     default: the fast cores\n"
     "  --isa TIER      slower kernels than the fastest of this CPU, as SBK_ISA=TIER\n"
-    "  --verify        compare the checksums of all weights before use\n"
+    "  --verify        compare the checksums of all weights before use: the default below 200 MB\n"
+    "  --no-verify     compare those of everything else only\n"
     "  --info          tell what the file holds; takes no TEXT\n"
     "  --version, --help\n"
     "Exit status: 0, 1 for failures, 2 for arguments that make no sense.\n";
@@ -126,6 +127,7 @@ void body(int argc, char** argv) {
                              {"--threads", true},
                              {"--isa", true},
                              {"--verify", false},
+                             {"--no-verify", false},
                              {"--info", false},
                              {"--version", false},
                              {"--help", false}});
@@ -146,7 +148,8 @@ void body(int argc, char** argv) {
   const auto threads = static_cast<int32_t>(arguments.number("--threads", 0, 1, 1024));
   sbk_load_options load{};
   load.head = head_named(arguments.text("--head", "default"));
-  load.verify = arguments.has("--verify");
+  if (arguments.has("--verify") && arguments.has("--no-verify")) throw UsageError("--verify and --no-verify are given");
+  load.verify = arguments.has("--verify") ? 1 : arguments.has("--no-verify") ? 0 : -1;
   if (arguments.has("--isa")) setenv("SBK_ISA", arguments.text("--isa", "").c_str(), 1);
 
   if (arguments.positional.empty()) throw UsageError("no MODEL is given (see --help)");

@@ -8,7 +8,7 @@ _Floats = NDArray[np.float32]
 
 class Model:
     def __init__(
-        self, path: bytes, dtype: int, head: int, isa: str | None, verify: bool, threads: int, pin: bool
+        self, path: bytes, dtype: int, head: int, isa: str | None, verify: int, threads: int, pin: bool
     ) -> None: ...
     @property
     def threads(self) -> int: ...

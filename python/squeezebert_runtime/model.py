@@ -122,7 +122,8 @@ class Model:
             "question_answering". None: from ``architectures`` in the configuration.
         isa: the instruction set tier whose layout the weights get. None: the active one.
         threads: threads of a call, the calling one included; 0: one for each of `big_cores()`.
-        verify: compare the checksums of all weights, which reads the whole file.
+        verify: compare the checksums of all weights, and look for bytes that are hidden in the file, which reads all
+            of it. None: of files of less than 200 MB.
         pin: keep threads (but the calling one) on `big_cores()`.
 
     Raises:
@@ -140,7 +141,7 @@ class Model:
         head: str | None = None,
         isa: str | None = None,
         threads: int = 0,
-        verify: bool = False,
+        verify: bool | None = None,
         pin: bool = False,
     ) -> None:
         for name, value, known in (("dtype", dtype, DTYPES), ("head", head, HEADS)):
@@ -156,7 +157,13 @@ class Model:
         self._origin: tuple[str, dict[str, Any]] = (os.path.abspath(os.fsdecode(raw_path)), options)
         self._closed = False
         self._native = _native.Model(
-            raw_path, DTYPES[dtype] if dtype else 0, HEADS[head] if head else 0, isa, verify, threads, pin
+            raw_path,
+            DTYPES[dtype] if dtype else 0,
+            HEADS[head] if head else 0,
+            isa,
+            -1 if verify is None else int(verify),
+            threads,
+            pin,
         )
         raw: dict[str, Any] = self._native.info()
         raw["dtype"] = next(name for name, number in DTYPES.items() if number == raw["dtype"])

@@ -304,7 +304,7 @@ def test_long_texts_are_cut_with_a_note(classifier, tokenizer):
     np.testing.assert_allclose(got["labels"][0]["probability"], float(want.max()), **CLOSE)
 
 
-@pytest.mark.parametrize("options", [["--threads=1"], ["--threads", "3"], ["--isa", "scalar"], ["--verify"]])
+@pytest.mark.parametrize("options", [["--threads=1"], ["--threads=3"], ["--isa=scalar"], ["--verify"], ["--no-verify"]])
 def test_threads_tiers_and_checksums_change_nothing(classifier, options):
     _, file = classifier
     want, got = answer(file, TEXT)["labels"], answer(file, TEXT, options=options)["labels"]
@@ -358,6 +358,7 @@ def failure(status, *arguments, **environment):
         (["model", "text", "--lines"], "--lines reads the standard input"),
         (["model", "-", "-"], "'-' is given more than once"),
         (["model", "text", "--info"], "--info takes no TEXT"),
+        (["model", "text", "--verify", "--no-verify"], "--verify and --no-verify are given"),
         (["model", "text", "--isa", "mmx"], "SBK_ISA='mmx' is not possible on this machine"),
     ],
 )
@@ -391,7 +392,9 @@ def test_bad_files(classifier, exported, tmp_path):
     damaged = bytearray(whole)
     damaged[-200] ^= 1
     (tmp_path / "damaged.sbk").write_bytes(damaged)
-    assert "damaged.sbk" in failure(1, "--verify", tmp_path / "damaged.sbk", "text")
+    for options in ([], ["--verify"]):  # the default: it is small
+        assert "damaged.sbk" in failure(1, *options, tmp_path / "damaged.sbk", "text")
+    assert run("sbk-run", "--no-verify", tmp_path / "damaged.sbk", "text").returncode == 0
     export(exported("SqueezeBertModel")[0], tmp_path / "mute.sbk")
     assert "the model has no tokenizer" in failure(1, tmp_path / "mute.sbk", "text")
     missing = failure(1, "--head", "question_answering", classifier[1], "a", "b")

@@ -343,6 +343,7 @@ def test_bad_files_and_options(exported, tmp_path):
         (tmp_path, {}, OSError, "config.json"),
         (damaged, {}, ValueError, "truncated"),
         (tmp_path / "weights.sbk", {"verify": True}, ValueError, "checksum"),
+        (tmp_path / "weights.sbk", {}, ValueError, "checksum"),
         (file, {"dtype": "float32"}, ValueError, "its weights are int8, not float32"),
         (file, {"dtype": "fp32"}, ValueError, "dtype must be one of float32, bfloat16, int8, float16, got 'fp32'"),
         (file, {"head": "lm"}, ValueError, "head must be one of none, masked_lm"),

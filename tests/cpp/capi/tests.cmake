@@ -1,11 +1,16 @@
 # Tests of the library for C: its interface, and what it does with damaged files.
 
-foreach(topic IN ITEMS capi capi_environment capi_run load_errors out_of_memory)
+foreach(topic IN ITEMS capi capi_environment capi_run format load_errors out_of_memory)
   sbk_add_test_program(${topic}_test squeezebert_kernels_static capi/${topic}_test.cpp)
   list(APPEND topics ${topic})
 endforeach()
 
+target_compile_definitions(format_test PRIVATE "SBK_GOLDEN=\"${CMAKE_CURRENT_SOURCE_DIR}/capi/golden\"")
 target_compile_definitions(capi_test PRIVATE "SBK_VERSION=\"${PROJECT_VERSION}\"")
+
+# The same for every tier: sizes.
+sbk_add_test_program(limits_test squeezebert_kernels_static capi/limits_test.cpp)
+add_test(NAME limits COMMAND limits_test)
 
 enable_language(C)
 sbk_add_test_program(capi_header squeezebert_kernels_static capi/capi_header.c)
