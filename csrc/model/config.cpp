@@ -104,7 +104,7 @@ void read_embedding(const Json& json, const std::string& path, ModelConfig* c) {
   const Json* normalize = embedding->find("normalize");
   c->embedding_pooling = pooling == "cls" ? SBK_POOLING_CLS : SBK_POOLING_MEAN;
   c->embedding_normalize = normalize != nullptr && normalize->boolean() != nullptr && *normalize->boolean();
-  c->embedding_max_length = std::min(r.integer("max_length", c->max_positions), c->max_positions);
+  c->embedding_max_length = std::min(r.integer("max_length", c->max_positions, limits::kPositions), c->max_positions);
   c->embedding_unsupported = r.string("unsupported", "");
   if (c->embedding_unsupported.empty() && pooling != "cls" && pooling != "mean") {
     c->embedding_unsupported = "pooling '" + pooling + "' is none of mean, cls";
