@@ -6,6 +6,7 @@ transformers' own. :func:`report` says what runs on the kernels and what does no
 
 from . import ops
 from .fusion import int8_quantizer  # noqa: F401  (registers itself with transformers)
+from .fusion.changed_weights import weights_changed
 from .fusion.optimize import Report, disable, enable, optimize, report, restore
 from .layers.conv import GroupedPointwiseConv1d, GroupedPointwiseConv2d
 from .models.configuration import SqueezeBertConfig
@@ -43,4 +44,5 @@ __all__ = [
     "reference",
     "report",
     "restore",
+    "weights_changed",
 ]

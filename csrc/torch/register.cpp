@@ -6,6 +6,7 @@
 #include <tuple>
 #include <vector>
 
+#include "ops/checksums.h"
 #include "torch/arguments.h"
 
 namespace {
@@ -171,6 +172,50 @@ bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed)
   return true;
 }
 
+int64_t bytes_of(const WeightValues& w) {
+  return w.view.n * w.view.k * static_cast<int64_t>(sbk::value_size(w.view.type));
+}
+
+// int64 [pieces of every weight, one weight after the other].
+Tensor checksums(const std::vector<Tensor>& weights) {
+  std::vector<WeightValues> values;
+  int64_t count = 0;
+  for (const UserWeight& w : user_weights(weights, std::vector<int64_t>(weights.size(), 1))) {
+    values.emplace_back(w);
+    count += sbk::checksum_count(bytes_of(values.back()));
+  }
+  Tensor result = torch::stable::new_empty(weights[0], {count}, ScalarType::Long);
+  auto* out = static_cast<int64_t*>(result.mutable_data_ptr());
+  for (const WeightValues& w : values) {
+    const int64_t bytes = bytes_of(w), pieces = sbk::checksum_count(bytes);
+    parallel_for(torch_parallel(), pieces, [&](int64_t i) { out[i] = sbk::checksum(w.view.data, bytes, i); });
+    out += pieces;
+  }
+  return result;
+}
+
+// Whether pieces first, first + step, ... of the weights have the checksums that they had.
+bool same_checksums(const std::vector<Tensor>& weights, const Tensor& checksums, int64_t first, int64_t step) {
+  SBK_CHECK_ARGUMENT(0 <= first && first < step && step <= int64_t{1} << 32, "first=", first,
+                     " must be from 0 to less than step=", step, ", which is at most 2^32");
+  SBK_CHECK_ARGUMENT(checksums.is_cpu() && checksums.scalar_type() == ScalarType::Long && checksums.is_contiguous(),
+                     "checksums must be a contiguous int64 CPU tensor");
+  check_memory(checksums, "checksums");
+  const auto* expected = static_cast<const int64_t*>(checksums.const_data_ptr());
+  const int64_t count = checksums.numel();
+  int64_t begin = 0, piece = first;
+  for (const UserWeight& w : user_weights(weights, std::vector<int64_t>(weights.size(), 1))) {
+    const WeightValues values(w);
+    const int64_t bytes = bytes_of(values), end = begin + sbk::checksum_count(bytes);
+    if (end > count) return false;
+    for (; piece < end; piece += step) {
+      if (sbk::checksum(values.view.data, bytes, piece - begin) != expected[piece]) return false;
+    }
+    begin = end;
+  }
+  return begin == count;
+}
+
 std::string isa() { return table().isa; }
 
 std::string available_isas() {
@@ -192,6 +237,8 @@ STABLE_TORCH_LIBRARY_IMPL(squeezebert_kernels, CPU, m) {
   m.impl("pack", TORCH_BOX(&pack));
   m.impl("unpack", TORCH_BOX(&unpack));
   m.impl("packed_is_current", TORCH_BOX(&packed_is_current));
+  m.impl("checksums", TORCH_BOX(&checksums));
+  m.impl("same_checksums", TORCH_BOX(&same_checksums));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(squeezebert_kernels, CompositeExplicitAutograd, m) {

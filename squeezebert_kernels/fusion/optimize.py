@@ -67,6 +67,10 @@ def optimize(
     It knows transformers' SqueezeBERT (with any head) and BERT encoders, and grouped 1x1 nn.Conv1d/nn.Conv2d anywhere.
     A part that cannot run on the kernels keeps its own code. This is decided anew in every call: see :func:`report`.
 
+    Weights are packed at their first use and packed anew when they change. A change that torch does not record
+    (through ``.data`` or ``.numpy()``) is seen in the next call where it concerns a whole matrix, a column, or small
+    weights; one of a single value or row within 64 calls. :func:`weights_changed` makes it count at once.
+
     Args:
         model: any torch.nn.Module.
         dtype: what the kernels multiply in; sums, softmax, LayerNorm, GELU and residuals are float32 always.

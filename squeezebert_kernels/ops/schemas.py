@@ -59,6 +59,8 @@ _OTHER_OPS = (
     "packed_bytes(int[] n, int[] k, int[] groups, int num_heads=0, str dtype='float32') -> int",
     "unpack(Tensor packed, int[] n, int[] k, int[] groups, int num_heads, str dtype, int section) -> (Tensor, Tensor)",
     "packed_is_current(Tensor[] weights, Tensor packed) -> bool",
+    "checksums(Tensor[] weights) -> Tensor",
+    "same_checksums(Tensor[] weights, Tensor checksums, int first, int step) -> bool",
     "isa() -> str",
     "available_isas() -> str",
     "build_info() -> str",

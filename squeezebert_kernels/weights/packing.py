@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ..ops.functions import is_current
 from ..ops.torch_state import is_tracing, under_transform
 from .stand_ins import QuantizedRows, packed_of
 
+_ops = torch.ops.squeezebert_kernels
 _PACKABLE = (torch.nn.Parameter, Tensor, QuantizedRows)
 
 
@@ -40,6 +41,38 @@ class _Stamp:
         )
 
 
+_LEAST_PIECES, _MOST_CALLS = 24, 64
+"""In every call at least so many pieces of 4096 bytes are looked at; and every piece within so many calls."""
+
+
+class _Watch:
+    """Looks for changes that torch does not record, at some of the weights' memory in every call.
+
+    All of it would cost as much time as a small call takes to read its weights. So each call looks at other pieces,
+    spread over all weights: a change of a whole matrix or of a column is seen in the next call, as is any change of
+    small weights; one of a single value or row within 64 calls.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.weights_are_read_only = any(isinstance(w, QuantizedRows) for w in weights)
+        if self.weights_are_read_only:
+            return
+        self.sums = _ops.checksums.default(weights)
+        self.step = min(max(self.sums.numel() // _LEAST_PIECES, 1), _MOST_CALLS)
+        self.next = 0
+
+    def sees_no_change(self, weights: Sequence[Tensor]) -> bool:
+        """Looks at the pieces whose turn it is."""
+        if self.weights_are_read_only:
+            return True
+        first, self.next = self.next, (self.next + 1) % self.step
+        return _ops.same_checksums.default(weights, self.sums, first, self.step)
+
+    def nothing_changed(self, weights: Sequence[Tensor]) -> bool:
+        """Looks at everything."""
+        return self.weights_are_read_only or _ops.same_checksums.default(weights, self.sums, 0, 1)
+
+
 def _note_fused_step(optimizer: Any, *_: Any) -> None:
     """Fused optimizers change parameters without telling their version counters."""
     for group in optimizer.param_groups:
@@ -56,16 +89,25 @@ def changes_unseen(module: torch.nn.Module) -> bool:
     return module.__dict__.get("_is_fsdp_managed_module", False)
 
 
+class _State(NamedTuple):
+    """What was packed, and from what."""
+
+    dtype: str
+    stamps: list[_Stamp]
+    packed: Tensor
+    watch: _Watch
+
+
 class PackedWeights:
     """The packed form of the weights of one op, remade when their version, storage, dtype or device changes.
 
     A change that torch does not record (``weight.data.add_(...)``) is noticed by comparing a sample of every weight
-    with what was packed.
+    with what was packed: the same values in every call, and others from call to call (_Watch).
     """
 
     def __init__(self) -> None:
         # One attribute, so that a thread never sees the stamps of one state and the buffer of another.
-        self._state: tuple[str, list[_Stamp], Tensor] | None = None
+        self._state: _State | None = None
 
     def get(
         self, weights: Sequence[Tensor], groups: Sequence[int], num_heads: int = 0, dtype: str = "float32"
@@ -76,10 +118,10 @@ class PackedWeights:
         """
         tracing = is_tracing()
         if self._state is not None and not tracing:
-            known_dtype, stamps, packed = self._state
-            same = known_dtype == dtype and all(stamp.fits(w) for stamp, w in zip(stamps, weights))
-            if same and is_current(weights, packed):
-                return packed
+            state = self._state
+            same = state.dtype == dtype and all(stamp.fits(w) for stamp, w in zip(state.stamps, weights))
+            if same and is_current(weights, state.packed) and state.watch.sees_no_change(weights):
+                return state.packed
         if not tracing and (only_copy := packed_of(weights, dtype)) is not None:
             return only_copy
         if any(w.device.type not in ("cpu", "meta") or w.dtype not in KERNEL_DTYPES for w in weights):
@@ -94,13 +136,25 @@ class PackedWeights:
         # Under inference_mode the buffer would become an inference tensor, which autograd refuses later.
         with torch.inference_mode(False), torch.no_grad():
             packed = ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)
-        self._state = (dtype, stamps, packed)
+            self._state = _State(dtype, stamps, packed, _Watch(weights))
         return packed
+
+    def forget_if_changed(self) -> bool:
+        """Looks at every value. Whether one differs from what was packed, which is forgotten then."""
+        state = self._state
+        if state is None:
+            return False
+        weights = [stamp.tensor for stamp in state.stamps]
+        same = all(stamp.fits(w) for stamp, w in zip(state.stamps, weights))
+        if same and state.watch.nothing_changed(weights):
+            return False
+        self._state = None
+        return True
 
     @property
     def nbytes(self) -> int:
         """Size of the packed copy in bytes, 0 before first use."""
-        return 0 if self._state is None else self._state[2].numel()
+        return 0 if self._state is None else self._state.packed.numel()
 
     # A copied or unpickled module has other weights: it packs its own.
     def __deepcopy__(self, memo: object) -> PackedWeights:

@@ -103,3 +103,62 @@ def test_an_equal_parameter_of_one_element_is_another():
     assert record.fits([module])
     module[0].weight = torch.nn.Parameter(module[0].weight.detach().clone())
     assert not record.fits([module])
+
+
+UNSEEN = {
+    "one value": lambda w: w.data[7, 3].add_(1.0),
+    "one row": lambda w: w.detach().numpy()[5].fill(1.0),
+    "one column": lambda w: w.detach().numpy()[:, 5].fill(1.0),
+}
+
+
+@pytest.mark.parametrize("change", UNSEEN.values(), ids=UNSEEN)
+@pytest.mark.parametrize("options", [{}, {"quantization": "int8"}, {"dtype": torch.bfloat16}], ids=str)
+@pytest.mark.parametrize("name", ["query", "output"])
+def test_small_weights_that_torch_does_not_see_change(change, options, name):
+    model = sbk.optimize(bert(), **options)
+    layer = model.encoder.layer[1]
+    before = run(model, batch())
+    change((layer.attention.self.query if name == "query" else layer.output.dense).weight)
+    after = run(model, batch())
+    assert not torch.equal(after, before)
+    assert torch.equal(after, run(sbk.optimize(sbk.restore(model), **options), batch()))
+
+
+def large():
+    """A convolution of 1.5 MB: 384 pieces, of which each call looks at 24."""
+    torch.manual_seed(0)
+    return sbk.GroupedPointwiseConv1d(512, 768).eval()
+
+
+@pytest.mark.parametrize("at", [(0, 0), (-1, -1), (333, 250)])
+def test_one_value_of_a_large_weight_is_seen_within_64_calls(at):
+    conv, x = large(), torch.randn(1, 512, 2)
+    with torch.no_grad():
+        conv(x)
+        conv.weight.data[at] += 10.0
+        expected = torch.nn.functional.conv1d(x, conv.weight, conv.bias)
+        seen = [torch.allclose(conv(x), expected, atol=1e-3) for _ in range(64)]
+    assert seen[-1]
+    assert seen == sorted(seen)  # never the old ones again
+
+
+def test_weights_changed():
+    model = sbk.optimize(bert())
+    assert sbk.weights_changed(model) == []  # nothing is packed yet
+    run(model, batch())
+    assert sbk.weights_changed(model) == []
+    model.encoder.layer[1].output.dense.weight.data[3, 3] += 1
+    assert sbk.weights_changed(model) == ["encoder.layer.1"]
+    assert_same(run(model, batch()), run(sbk.restore(model), batch()))
+    conv, x = large(), torch.randn(1, 512, 2)
+    with torch.no_grad():
+        conv(x)
+        conv.weight.data[333, 250] += 10.0
+        assert sbk.weights_changed(torch.nn.ModuleList([conv])) == ["0"]
+        assert_same(conv(x), torch.nn.functional.conv1d(x, conv.weight, conv.bias), 1e-3)
+    frozen = sbk.optimize(bert(), free_original=True)
+    run(frozen, batch())
+    assert sbk.weights_changed(frozen) == []
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got str"):
+        sbk.weights_changed("model")
