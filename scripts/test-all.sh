@@ -19,7 +19,7 @@ tsan() { scripts/env.sh tsan && sanitized tsan; }
 
 sanitized() { scripts/env.sh ctest "build-$1" -LE wide --stop-on-failure; }
 
-fuzzer_flags=(-std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DSBK_LIBFUZZER -DSBK_VERSION='""' -Icsrc -Itests/cpp -pthread)
+fuzzer_flags=(-std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -DSBK_LIBFUZZER -DSBK_VERSION='""' "-I$PWD/csrc" "-I$PWD/tests/cpp" -pthread)
 
 find_clang() {
   local candidate
@@ -35,14 +35,19 @@ find_clang() {
 # libFuzzer finds what random changes do not: it looks at which code an input reaches.
 fuzzer() {
   local folder=build/fuzzer clang
-  mkdir -p "$folder/found"
+  mkdir -p "$folder/core" "$folder/found" "$folder/found_packed"
   if ! clang=$(find_clang "$folder/fuzz"); then
     echo "NOT RUN: libFuzzer needs clang++ (Debian, Ubuntu: apt install clang)"
     [ "${SBK_SKIP_NOTHING:-0}" != 1 ]
     return
   fi
-  "$clang" "${fuzzer_flags[@]}" -o "$folder/fuzz" tests/cpp/capi/fuzz_model_load.cpp csrc/{runtime,ops,model,capi}/*.cpp csrc/isa/scalar.cpp &&
-    "$folder/fuzz" -max_total_time=60 -artifact_prefix="$folder/" "$folder/found" tests/cpp/capi/corpus
+  # What both programs are made of is compiled once.
+  local core=("$PWD"/csrc/{runtime,ops}/*.cpp "$PWD/csrc/isa/scalar.cpp")
+  (cd "$folder/core" && "$clang" "${fuzzer_flags[@]}" -c "${core[@]}") &&
+    "$clang" "${fuzzer_flags[@]}" -o "$folder/fuzz" tests/cpp/capi/fuzz_model_load.cpp csrc/{model,capi}/*.cpp "$folder"/core/*.o &&
+    "$folder/fuzz" -max_total_time=60 -artifact_prefix="$folder/" "$folder/found" tests/cpp/capi/corpus &&
+    "$clang" "${fuzzer_flags[@]}" -o "$folder/fuzz_packed" tests/cpp/ops/fuzz_packed.cpp "$folder"/core/*.o &&
+    "$folder/fuzz_packed" -max_total_time=60 -len_control=0 -max_len=96 -artifact_prefix="$folder/" "$folder/found_packed"
 }
 
 if [ $# -gt 0 ]; then

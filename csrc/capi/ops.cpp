@@ -1,5 +1,9 @@
 // Single ops.
 #include "ops/ops.h"
+
+#include <algorithm>
+#include <cmath>
+
 #include "capi/capi.h"
 
 using namespace sbk;
@@ -26,7 +30,9 @@ Conv to_conv(const sbk_conv& conv, const char* name, int64_t num_heads = 0) {
 
 Norm to_norm(const sbk_norm& norm, const char* name) {
   if (norm.weight == nullptr || norm.bias == nullptr) fail(SBK_INVALID_ARGUMENT, name, ": weight or bias is NULL");
-  if (!(norm.eps >= 0)) fail(SBK_INVALID_ARGUMENT, name, ": eps is negative");
+  if (!(norm.eps >= 0 && std::isfinite(norm.eps))) {
+    fail(SBK_INVALID_ARGUMENT, name, ": eps=", norm.eps, " is negative or not finite");
+  }
   return {norm.weight, norm.bias, norm.eps};
 }
 
@@ -40,7 +46,11 @@ void require_channels(int64_t found, int64_t wanted, const char* what) {
   if (found != wanted) fail(SBK_INVALID_ARGUMENT, what, ": ", found, " channels, should be ", wanted);
 }
 
-void require_tokens(int64_t tokens) { require_range(tokens, 0, int64_t{1} << 40, "tokens"); }
+// As many as rows of `channels` floats can have, which is far more than there is memory for: what is computed from them
+// fits 64 bits.
+void require_tokens(int64_t tokens, std::initializer_list<int64_t> channels) {
+  require_range(tokens, 0, (int64_t{1} << 48) / std::max(channels), "tokens");
+}
 
 Input in(const float* x, int64_t channels) { return {x, channels}; }
 Output out(float* y, int64_t channels) { return {y, channels}; }
@@ -86,7 +96,7 @@ sbk_status sbk_grouped_pointwise_conv(sbk_context* context, const sbk_conv* conv
   return guarded([&] {
     const Conv c = to_conv(require(conv, "conv"), "conv");
     const Activation act = to_activation(activation, "activation");
-    require_tokens(tokens);
+    require_tokens(tokens, {c.in_channels(), c.out_channels()});
     if (tokens == 0) return;
     require(x, "x");
     require(y, "y");
@@ -101,7 +111,7 @@ sbk_status sbk_grouped_pointwise_conv_layer_norm(sbk_context* context, const sbk
   return guarded([&] {
     const Conv c = to_conv(require(conv, "conv"), "conv");
     const Norm n = to_norm(require(norm, "norm"), "norm");
-    require_tokens(tokens);
+    require_tokens(tokens, {c.in_channels(), c.out_channels()});
     if (tokens == 0) return;
     require(x, "x");
     require(residual, "residual");
@@ -133,6 +143,7 @@ sbk_status sbk_attention_block(sbk_context* context, const sbk_attention* attent
         fail(SBK_INVALID_ARGUMENT, "attention->key and value: made with another dtype than attention->query");
       }
     }
+    require_tokens(a.batch * a.length, {block.query.in_channels(), channels});
     if (a.batch == 0 || a.length == 0) return;
     require(x, "x");
     require(context_layer, "context_layer");
@@ -159,7 +170,7 @@ sbk_status sbk_post_attention_block(sbk_context* context, const sbk_post_attenti
     require_channels(block.intermediate.in_channels(), channels, "input of block->intermediate");
     require_channels(block.output.in_channels(), block.intermediate.out_channels(), "input of block->output");
     require_channels(block.output.out_channels(), channels, "block->output");
-    require_tokens(tokens);
+    require_tokens(tokens, {block.post.in_channels(), channels, block.intermediate.out_channels()});
     if (tokens == 0) return;
     require(context_layer, "context_layer");
     require(residual, "residual");

@@ -28,7 +28,8 @@ def run(tmp_path):
         file.write_text(STUB)
         file.chmod(0o755)
     (tmp_path / "build" / "fuzzer").mkdir(parents=True)
-    shutil.copy(tmp_path / "bin" / "clang++", tmp_path / "build" / "fuzzer" / "fuzz")
+    for program in ("fuzz", "fuzz_packed"):
+        shutil.copy(tmp_path / "bin" / "clang++", tmp_path / "build" / "fuzzer" / program)
 
     def run(*arguments, failing="", slow="", seconds=None):
         environment = os.environ | {"VENV": "venv", "FAILING": failing, "SLOW": slow}
@@ -49,7 +50,8 @@ def test_every_part_passes(run):
 @pytest.mark.parametrize(
     ("failing", "part"),
     [("python -m pytest", "python"), ("ctest build/cmake", "native"), ("arm-ctest", "aarch64"), ("env.sh asan", "asan"),
-     ("ctest build-asan", "asan"), ("fuzz", "fuzzer"), ("ctest build-tsan", "tsan")],
+     ("ctest build-asan", "asan"), ("fuzz", "fuzzer"),
+     ("fuzz_packed", "fuzzer"), ("ctest build-tsan", "tsan")],
 )  # fmt: skip
 @pytest.mark.parametrize("seconds", [None, 600])
 def test_a_failure_is_one_with_and_without_a_limit(run, failing, part, seconds):

@@ -388,6 +388,8 @@ TEST(ops_refuse) {
   expect(plain(&h, 0, x.data(), 1, y.data()), SBK_INVALID_ARGUMENT, "num_heads=2");
   expect(plain(&c, 4, x.data(), 1, y.data()), SBK_INVALID_ARGUMENT, "activation=4");
   expect(plain(&c, 0, x.data(), -1, y.data()), SBK_INVALID_ARGUMENT, "tokens=-1");
+  expect(plain(&c, 0, x.data(), int64_t{1} << 47, y.data()), SBK_INVALID_ARGUMENT,
+         "tokens=140737488355328 is not from");
   expect(plain(&c, 0, nullptr, 1, y.data()), SBK_INVALID_ARGUMENT, "x is NULL");
   expect(plain(&c, 0, x.data(), 1, nullptr), SBK_INVALID_ARGUMENT, "y is NULL");
   expect(plain(&c, 0, nullptr, 0, nullptr), SBK_OK);
@@ -397,6 +399,9 @@ TEST(ops_refuse) {
   bad.eps = NAN;
   expect(sbk_grouped_pointwise_conv_layer_norm(context, &c, &bad, x.data(), x.data(), 1, y.data()),
          SBK_INVALID_ARGUMENT, "eps");
+  bad.eps = INFINITY;
+  expect(sbk_grouped_pointwise_conv_layer_norm(context, &c, &bad, x.data(), x.data(), 1, y.data()),
+         SBK_INVALID_ARGUMENT, "eps=inf");
 
   sbk_attention good{};
   good.size = sizeof good, good.query = good.key = good.value = h, good.num_heads = 2, good.batch = 1, good.length = 3;

@@ -206,6 +206,58 @@ TEST(wide_groups_are_cut) {
   CHECK_EQ(block(64, 1), 64);
 }
 
+TEST(any_numbers_may_be_a_shape) {
+  constexpr int64_t most = sbk::kMostWeightValues, huge = std::numeric_limits<int64_t>::max();
+  CHECK(sbk::is_weight_shape(1, 1, 1) && sbk::is_weight_shape(most, 1, most) && sbk::is_weight_shape(1, most, 1));
+  for (const auto& [n, k, groups] : {std::tuple{int64_t{0}, int64_t{1}, int64_t{1}},
+                                     {1, 0, 1},
+                                     {1, 1, 0},
+                                     {-4, 4, 1},
+                                     {4, -4, 1},
+                                     {4, 4, -1},
+                                     {4, 4, 3},
+                                     {most + 1, 1, 1},
+                                     {2, most / 2 + 1, 1},
+                                     {int64_t{1} << 32, int64_t{1} << 32, 1},
+                                     {huge, huge, huge}}) {
+    CHECK(!sbk::is_weight_shape(n, k, groups));
+  }
+  // The largest ones, on every tier and as much padding as there is: at once, and in 64 bits.
+  for (const sbk::TierLayout& tier : sbk::kTierLayouts) {
+    for (const Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8, Compute::float16}) {
+      for (const int64_t n : {int64_t{1}, int64_t{1} << 24, most}) {
+        for (const int64_t heads : {int64_t{0}, n}) {
+          const int64_t bytes = sbk::packed_bytes(tier, {nullptr, WeightType::float32, n, most / n, 1}, heads, compute);
+          CHECK(bytes >= most && bytes / 257 <= most && bytes % 64 == 0);
+        }
+      }
+    }
+  }
+}
+
+TEST(sections_of_attention_have_one_compute) {
+  const std::vector<float> w = numbered(24 * 8);
+  const Weight weight{w.data(), WeightType::float32, 24, 8, 2};
+  const Compute computes[] = {Compute::float32, Compute::bfloat16, Compute::int8, Compute::float16};
+  for (const int64_t heads : {0, 4}) {
+    for (const Compute first : computes) {
+      for (const Compute second : computes) {
+        const int64_t one = sbk::packed_bytes(table, weight, heads, first);
+        const int64_t bytes = one + sbk::packed_bytes(table, weight, heads, second);
+        Buffer buffer(bytes / static_cast<int64_t>(sizeof(float)), Flush::end, 64);
+        sbk::pack(table, weight, heads, buffer.data(), sbk::serial(), first);
+        sbk::pack(table, weight, heads, reinterpret_cast<char*>(buffer.data()) + one, sbk::serial(), second);
+        std::string error;
+        const auto found = sbk::find_sections(table, {weight, weight}, heads, buffer.data(), bytes, &error);
+        const bool fits = heads == 0 || first == second;
+        CHECK_EQ(found.size(), fits ? 2u : 0u);
+        CHECK_EQ(error.find("packed holds different dtypes") == 0, !fits);
+        CHECK(sbk::find_sections(table, {weight, weight}, heads, buffer.data(), bytes - 4, &error).empty());
+      }
+    }
+  }
+}
+
 TEST(threads_pack_the_same) {
   const std::vector<float> w = numbered(96 * 7);
   const Weight weight{w.data(), WeightType::float32, 96, 7, 2};
@@ -343,22 +395,22 @@ TEST(sections_follow_each_other) {
   buffer.freeze();
   int64_t offset = 0;
   std::string error;
-  const PackedHeader* a = sbk::find_section(table, first, 5, at, bytes, &offset, &error);
+  const PackedHeader* a = sbk::find_section(table.layout, first, 5, at, bytes, &offset, &error);
   CHECK(a != nullptr && a->n == 20 && offset == sbk::packed_bytes(table, first, 5));
-  const PackedHeader* b = sbk::find_section(table, second, 0, at, bytes, &offset, &error);
+  const PackedHeader* b = sbk::find_section(table.layout, second, 0, at, bytes, &offset, &error);
   CHECK(b != nullptr && b->n == 6 && offset == bytes);
   CHECK_EQ(error, "");
   // Behind the last one, and in the wrong order.
-  CHECK(sbk::find_section(table, second, 0, at, bytes, &offset, &error) == nullptr && !error.empty());
+  CHECK(sbk::find_section(table.layout, second, 0, at, bytes, &offset, &error) == nullptr && !error.empty());
   offset = 0;
-  CHECK(sbk::find_section(table, second, 0, at, bytes, &offset, &error) == nullptr && offset == 0);
+  CHECK(sbk::find_section(table.layout, second, 0, at, bytes, &offset, &error) == nullptr && offset == 0);
 }
 
 // Whether find_section takes `buffer` for `w`; when it does not it must say why and leave the offset alone.
 bool accepts(const sbk::KernelTable& t, const Weight& w, int64_t heads, const void* buffer, int64_t bytes) {
   int64_t offset = 0;
   std::string error;
-  const bool found = sbk::find_section(t, w, heads, buffer, bytes, &offset, &error) != nullptr;
+  const bool found = sbk::find_section(t.layout, w, heads, buffer, bytes, &offset, &error) != nullptr;
   CHECK_EQ(found, error.empty());
   CHECK_EQ(offset, found ? bytes : 0);
   return found;
