@@ -252,6 +252,9 @@ SBK_API sbk_status sbk_workspace_bytes(const sbk_model* model, int32_t batch, in
 
 /* --- text ------------------------------------------------------------------------------------------------------- */
 
+/* The most bytes of a text, and of a pair. */
+#define SBK_MAX_TEXT_BYTES 268435456
+
 typedef struct sbk_text {
   size_t size;
   const char* text; /* UTF-8; bytes that are not become U+FFFD */

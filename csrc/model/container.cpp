@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <unordered_set>
+#include <set>
 
 #include "model/failure.h"
 #include "model/limits.h"
@@ -115,7 +115,7 @@ std::vector<FileSection> read_container(const std::byte* file, uint64_t bytes, c
 
   std::vector<FileSection> sections;
   sections.reserve(header.sections);
-  std::unordered_set<std::string_view> names;
+  std::set<std::string_view> names;
   uint64_t end = sizeof header + header.sections * sizeof(SectionEntry);
   for (uint64_t i = 0; i < header.sections; i++) {
     const SectionEntry& e = entries[i];

@@ -4,6 +4,8 @@
 #pragma once
 #include <cstdint>
 
+#include "include/squeezebert_kernels.h"
+
 namespace sbk::limits {
 
 // Files. Nothing that is copied or searched may be larger; weights are used where they lie.
@@ -33,7 +35,8 @@ inline constexpr int64_t kParameters = int64_t{1} << 30;  // of a model: 4 GiB i
 inline constexpr uint32_t kAddedTokens = 1 << 16;
 inline constexpr uint32_t kAddedTokenNodes = 1 << 20;  // of a trie of them: about the bytes of their texts
 inline constexpr uint32_t kWordCharacters = 1 << 10;   // max_input_chars_per_word: words cost this, times the text
-inline constexpr uint64_t kTextBytes = (uint64_t{1} << 31) - 1;
+inline constexpr uint32_t kTokenBytes = 1 << 16;
+inline constexpr uint64_t kTextBytes = SBK_MAX_TEXT_BYTES;
 // Combining marks in a row that are put into canonical order; what follows is ordered on its own.
 inline constexpr uint64_t kMarksInARow = 1 << 12;
 

@@ -176,7 +176,7 @@ bool Tokenizer::open(const void* data, size_t bytes, std::string* error) {
   checks.that(tokens <= uint32_t{std::numeric_limits<int32_t>::max()}, "token_offsets");
   uint32_t last = 0;
   checks.each(t.token_offsets_, h.token_offsets.count, "token_offsets", [&](uint32_t offset) {
-    const bool rises = offset >= last && offset <= text_bytes;
+    const bool rises = offset >= last && offset <= text_bytes && offset - last <= limits::kTokenBytes;
     last = offset;
     return rises;
   });
@@ -187,7 +187,8 @@ bool Tokenizer::open(const void* data, size_t bytes, std::string* error) {
     const bool rises = a.id > last_id && a.id < tokens;
     last_id = a.id;
     constexpr uint32_t known = kSingleWord | kStripLeft | kStripRight | kSpecial;
-    return rises && (a.flags & ~known) == 0 && within(a.text, a.text_bytes, text_bytes);
+    return rises && (a.flags & ~known) == 0 && within(a.text, a.text_bytes, text_bytes) &&
+           a.text_bytes <= limits::kTokenBytes;
   });
   for (const uint32_t id : {h.unknown, h.cls, h.sep}) checks.that(id < tokens, "ids of special tokens");
   for (const uint32_t id : {h.pad, h.mask}) checks.that(id == kNone || id < tokens, "ids of special tokens");

@@ -2,7 +2,7 @@
 
 #include <cmath>
 #include <cstring>
-#include <unordered_map>
+#include <map>
 
 #include "model/failure.h"
 #include "ops/values.h"
@@ -224,7 +224,8 @@ class ContainerWeights : public Weights {
 
   std::unique_ptr<MappedFile> file_;
   std::vector<FileSection> found_;
-  std::unordered_map<std::string_view, const FileSection*> index_;  // by name, in `found_`
+  std::map<std::string_view, const FileSection*>
+      index_;  // by name, in `found_`; no hashes, which names could be made for
   const TierLayout &stored_, &wanted_;
   std::string path_;
   Parallel parallel_;

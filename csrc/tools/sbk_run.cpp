@@ -39,12 +39,23 @@ constexpr const char* kUsage =
     "  --version, --help\n"
     "Exit status: 0, 1 for failures, 2 for arguments that make no sense.\n";
 
+// The next byte of the standard input, which may belong to a text of `size` bytes, or EOF.
+int read_byte(size_t size) {
+  const int c = std::getc(stdin);
+  if (std::ferror(stdin)) throw std::runtime_error("cannot read the standard input");
+  // One more than a text may have and the end of its line.
+  if (c != EOF && size > SBK_MAX_TEXT_BYTES + 2) {
+    throw std::runtime_error("a text of the standard input has more than " + std::to_string(SBK_MAX_TEXT_BYTES) +
+                             " bytes");
+  }
+  return c;
+}
+
 // The next line of the standard input without its end; false behind the last.
 bool read_line(std::string* line) {
   line->clear();
   int c;
-  while ((c = std::getc(stdin)) != EOF && c != '\n') *line += static_cast<char>(c);
-  if (std::ferror(stdin)) throw std::runtime_error("cannot read the standard input");
+  while ((c = read_byte(line->size())) != EOF && c != '\n') *line += static_cast<char>(c);
   if (line->ends_with('\r')) line->pop_back();
   return c != EOF || !line->empty();
 }
@@ -52,8 +63,7 @@ bool read_line(std::string* line) {
 // All of it, without the last line's end.
 std::string read_text() {
   std::string text;
-  for (int c; (c = std::getc(stdin)) != EOF;) text += static_cast<char>(c);
-  if (std::ferror(stdin)) throw std::runtime_error("cannot read the standard input");
+  for (int c; (c = read_byte(text.size())) != EOF;) text += static_cast<char>(c);
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();
   return text;

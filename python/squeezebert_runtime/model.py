@@ -97,6 +97,7 @@ def _characters(text: bytes, spans: NDArray[np.int64]) -> NDArray[np.int64]:
     """Byte offsets in UTF-8 as character offsets."""
     if text.isascii():
         return spans
+    text = text[: int(spans.max(initial=0))]  # what is behind was cut off, however long it is
     starts = (np.frombuffer(text, np.uint8) & 0xC0) != 0x80
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(starts, dtype=np.int64)])
     return before[spans]

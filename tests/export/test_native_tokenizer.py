@@ -294,6 +294,25 @@ def test_added_tokens(make, bert_vocab):
             assert both.ours.decode(ids, skip_special=skip) == theirs.decode(ids, skip_special_tokens=skip), ascii(text)
 
 
+def test_separators_of_lines_in_tokens(make):
+    """A token is what the tokenizers library has read: nothing here splits a vocabulary into lines again."""
+    separators = ["\r", "\r\n", "\n", "\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", "\u2029", "\0"]
+    names = [f"x{c}y" for c in separators] + [f"##{c}" for c in separators] + separators
+    vocabulary = {**SMALL, **{name: len(SMALL) + i for i, name in enumerate(names)}}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(clean_text=False)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    backend.decoder = decoders.WordPiece()
+    special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+    both = make(PreTrainedTokenizerFast(tokenizer_object=backend, **special))
+    for name, number in vocabulary.items():
+        assert both.ours.id(name) == number
+        assert both.ours.token(number) == name
+    for name in (*names, *separators):
+        both.check(f"a{name} {name}ab.")
+
+
 def test_other_vocabularies_and_limits(make):
     backend = Tokenizer(
         models.WordPiece(SMALL, unk_token="[UNK]", max_input_chars_per_word=4, continuing_subword_prefix="##")

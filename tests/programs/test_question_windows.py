@@ -89,6 +89,14 @@ def test_a_stride_that_is_no_overlap_is_refused(reader):
     )  # fmt: skip
 
 
+@pytest.mark.wide
+@pytest.mark.parametrize("options", [(), ("--lines",)])
+def test_a_text_that_is_too_long_is_refused(reader, options):
+    done = run("sbk-run", *options, reader, *([] if options else ["a", "-"]), text=b"a" * ((256 << 20) + 4))
+    assert done.returncode == 1
+    assert "a text of the standard input has more than 268435456 bytes" in done.stderr
+
+
 def test_a_window_does_not_look_at_all_of_the_rest(reader):
     """Two hundred windows before 3 MB of white space: reading all of it in each would take a minute."""
     words = "water house " * 400

@@ -203,6 +203,19 @@ TEST(a_tensor_of_many_dimensions) {
   refused(folder.path(), "101 dimensions, more than 8", kMiB);
 }
 
+TEST(texts) {
+  Folder folder{smallest_model(), true};
+  const ModelHandle model = load(folder.path());
+  sbk_text in{};
+  in.size = sizeof in, in.text = "a", in.text_bytes = SBK_MAX_TEXT_BYTES + int64_t{1};
+  sbk_tokens out{};
+  out.size = sizeof out, out.capacity = 4;
+  int32_t count = 0;
+  expect(sbk_tokenize(model, &in, &out, &count), SBK_INVALID_ARGUMENT, "text->text_bytes=268435457 is not from 0 to");
+  in.text_bytes = 1, in.pair = "a", in.pair_bytes = SBK_MAX_TEXT_BYTES + int64_t{1};
+  expect(sbk_tokenize(model, &in, &out, &count), SBK_INVALID_ARGUMENT, "text->pair_bytes=268435457 is not from 0 to");
+}
+
 // Sections that nobody asks for, and a model of many layers that asks for each of its own.
 TEST(sections) {
   const std::string config = smallest_model().config();

@@ -206,6 +206,14 @@ TEST(damaged_headers_are_refused) {
   };
   CHECK(with([](TokenizerHeader& h) { h.magic[0] = 'X'; }).find("SBKT") != std::string::npos);
   CHECK(with([](TokenizerHeader& h) { h.version = 2; }).find("version 2") != std::string::npos);
+  CHECK(with([](TokenizerHeader& h) { h.reserved = 1; }).find("reserved") != std::string::npos);
+  CHECK(with([](TokenizerHeader& h) { h.flags = 4; }).find("reserved") != std::string::npos);
+  CHECK(with([](TokenizerHeader& h) { h.max_word = 1025; }).find("1025 characters, more than 1024") !=
+        std::string::npos);
+  CHECK(with([](TokenizerHeader& h) { h.added.count = 70000; }).find("70000 added tokens") != std::string::npos);
+  CHECK(with([](TokenizerHeader& h) { h.raw.value.count = 2000000; }).find("longer than") != std::string::npos);
+  CHECK(with([](TokenizerHeader& h) { h.bytes += 8; }).find("cut to") != std::string::npos);
+  CHECK(with([](TokenizerHeader& h) { h.bytes -= 8; }).find("followed by more") != std::string::npos);
   CHECK(with([](TokenizerHeader& h) { h.sep = 16; }).find("special tokens") != std::string::npos);
   CHECK(with([](TokenizerHeader& h) { h.pad = 16; }).find("special tokens") != std::string::npos);
   CHECK(with([](TokenizerHeader& h) { h.continuing.count = 1000; }).find("prefixes") != std::string::npos);
