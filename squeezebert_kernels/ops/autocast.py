@@ -21,7 +21,7 @@ def _register(library: Any, name: str, ends_in_layer_norm: bool) -> None:
     op = getattr(getattr(torch.ops, library.ns), name).default
 
     def autocast(*args: Any, **kwargs: Any) -> Tensor:
-        if args[0].dtype == torch.float64:  # which autocast leaves alone
+        if isinstance(args[0], Tensor) and args[0].dtype == torch.float64:  # which autocast leaves alone
             raise ValueError(f"{name} has no kernel for float64; use the function of squeezebert_kernels.ops")
         operands = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
         with torch.amp.autocast("cpu", enabled=False):

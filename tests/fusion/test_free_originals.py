@@ -285,8 +285,8 @@ def test_unpack_is_the_inverse_of_pack(dtype):
     for arguments, message in (
         ((packed[:100].clone(), shapes, groups, 0), "result of ops.pack|truncated|made for"),
         ((packed, shapes[1:], groups[1:], 0), "made for a weight"),
-        ((packed, shapes, groups, 3), "a section among them"),
-        ((packed, shapes, groups, -1), "a section among them"),
+        ((packed, shapes, groups, 3), "section=3 is none of the 3 sections"),
+        ((packed, shapes, groups, -1), "section=-1 is none of the 3 sections"),
     ):
         with pytest.raises(ValueError, match=message):
             ops.unpack(*arguments, num_heads=6, dtype=dtype)

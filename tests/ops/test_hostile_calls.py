@@ -115,3 +115,15 @@ def test_batches_of_nothing():
         assert ops.attention_block(**attention).shape == shape
     seed = torch.tensor([1])
     assert _ops.dropout_factors(seed, 0, 2**40, 0, 0.5).shape == (2**40, 0)
+
+
+def test_devices_under_autocast():
+    """Which casts arguments before a kernel sees them."""
+    for name, good in good_calls().items():
+        tensors = [k for k, v in good.items() if isinstance(v, torch.Tensor)]
+        for argument in tensors if len(tensors) > 1 else []:
+            with torch.autocast("cpu"), pytest.raises((RuntimeError, ValueError)):
+                getattr(_ops, name)(**{**good, argument: good[argument].to("meta")})
+            if argument == tensors[0]:
+                with torch.autocast("cpu"), pytest.raises(RuntimeError):
+                    getattr(_ops, name)(**{**good, argument: None})
