@@ -81,9 +81,18 @@ class TextEncoder {
       }
       uint8_t bytes[4];
       const uint32_t n = encode_utf8(c.code_point, bytes);
-      raw_.push(bytes, n, [&](uint32_t token, uint64_t begin, uint64_t end) { raw_token(token, begin, end); });
-      settle(raw_.settled());
-      release();
+      if (raw_.skip(bytes[0])) {
+        settle(c);
+      } else {
+        raw_.push(bytes, n, [&](uint32_t token, uint64_t begin, uint64_t end) { raw_token(token, begin, end); });
+        settle_before(raw_.settled());
+      }
+      if (!t_.strips_left_ && done_ == c.span.begin && settled_ == c.span.end) {  // without decoding it again
+        normalize(c);
+        done_ = c.span.end;
+      } else {
+        release();
+      }
     }
     raw_.finish([&](uint32_t token, uint64_t begin, uint64_t end) { raw_token(token, begin, end); });
     if (!t_.raw_.empty()) gap(static_cast<uint32_t>(text.size()));
@@ -117,18 +126,20 @@ class TextEncoder {
 
   // Raw text. Places are bytes of it; what is behind `settled_` is looked at again when it is settled.
 
-  // Goes on to a character: what is before it is in a token that was found, or in none.
-  void settle(uint64_t character) {
-    for (; settled_characters_ < character; settled_characters_++) {
-      const Char c = decode_utf8(text_, settled_);
-      if (!has(c, kSpace)) {
-        spaces_ = kNowhere;
-      } else if (spaces_ == kNowhere) {
-        spaces_ = settled_;
-      }
-      behind_word_ = has(c, kWord);
-      settled_ = c.span.end;
+  // The next character is in a token that was found, or in none.
+  void settle(const Char& c) {
+    if (!has(c, kSpace)) {
+      spaces_ = kNowhere;
+    } else if (spaces_ == kNowhere) {
+      spaces_ = settled_;
     }
+    behind_word_ = has(c, kWord);
+    settled_ = c.span.end;
+    settled_characters_++;
+  }
+
+  void settle_before(uint64_t character) {
+    while (settled_characters_ < character) settle(decode_utf8(text_, settled_));
   }
 
   // White space that a token may take stays back.
@@ -161,10 +172,10 @@ class TextEncoder {
   void raw_token(uint32_t index, uint64_t first, uint64_t last) {
     if (full()) return;
     const Added& token = t_.added_[index];
-    settle(first);
+    settle_before(first);
     const uint32_t found = settled_, spaces = spaces_;
     const bool behind_word = behind_word_;
-    settle(last);
+    settle_before(last);
     uint32_t begin = found, end = settled_;
     if ((token.flags & kSingleWord) != 0 &&
         (behind_word || (end < text_.size() && has(decode_utf8(text_, end), kWord)))) {

@@ -69,6 +69,13 @@ class TokenFinder {
     }
   }
 
+  // push() of a character that begins no token, where none has begun: false otherwise.
+  bool skip(uint8_t first_byte) {
+    if (node_ != 0 || t_.trie_.child(0, first_byte) != kNone) return false;
+    seen_++;
+    return true;
+  }
+
   // At the end of the text.
   template <class Match>
   void finish(const Match& match) {
