@@ -148,7 +148,7 @@ TEST(foreign_and_future_files) {
   refused("should be", [](auto& h) { h.file_bytes++; });
   refused("damaged header", [](auto& h) { h.sections = ~uint64_t{0}; });
   refused("is missing", [](auto& h) { h.sections = 0; });
-  refused("tier 'sse9' is unknown", [](auto& h) { std::strcpy(h.tier, "sse9"); });
+  refused("tier 'sse9' is unknown", [](auto& h) { std::strncpy(h.tier, "sse9", sizeof h.tier); });
   refused("damaged header", [](auto& h) { std::memset(h.tier, 'x', sizeof h.tier); });
   // Another tier's name than that of its layout.
   for (const sbk::TierLayout& tier : sbk::kTierLayouts) {
