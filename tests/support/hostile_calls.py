@@ -1,6 +1,6 @@
 """Calls every op with hostile arguments, which must raise or compute. Runs as a program, for a crash to be its own:
 
-    python -m support.hostile_calls PAIRS
+    python -m support.hostile_calls SHARE PAIRS
 
 Its output names every call before it is made, so the last line tells where it crashed or hung.
 """
@@ -198,16 +198,18 @@ class Caller:
         return found
 
 
-def _try_all(mode: str, pairs: int) -> Caller:
+def _try_all(mode: str, share: int, pairs: int) -> Caller:
     caller = Caller(mode)
     calls = list(raw_calls() if mode == "raw" else public_calls())
     for name, function, good, hostile in calls:
         bits = caller.call(f"{mode} {name}: good", function, good, "either", None)
         if bits is None:
             caller.failures.append(f"{mode} {name}: the good call is none")
-        for argument, values in hostile.items():
+        for place, (argument, values) in enumerate(hostile.items()):
             faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
-            for h in values:
+            # Other values for each argument, and all of them for some.
+            chosen = [h for i, h in enumerate(values) if h.outcome != "either" or (i + place) % share == 0]
+            for h in chosen:
                 label = f"{mode} {name}: {argument} {h.label}"
                 caller.call(label, function, {**good, argument: h.value}, h.outcome, bits)
     rng = random.Random(1)
@@ -216,21 +218,24 @@ def _try_all(mode: str, pairs: int) -> Caller:
         if i % 100 == 0:
             faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
         name, function, good, hostile = rng.choice(calls)
-        chosen = {argument: rng.choice(hostile[argument]) for argument in rng.sample(sorted(hostile), 2)}
-        label = f"{mode} {name}: " + ", ".join(f"{argument} {h.label}" for argument, h in chosen.items())
-        caller.call(label, function, {**good, **{k: h.value for k, h in chosen.items()}}, "either", None)
+        pair = {argument: rng.choice(hostile[argument]) for argument in rng.sample(sorted(hostile), 2)}
+        label = f"{mode} {name}: " + ", ".join(f"{argument} {h.label}" for argument, h in pair.items())
+        caller.call(label, function, {**good, **{k: h.value for k, h in pair.items()}}, "either", None)
     return caller
 
 
-def main(pairs: int) -> int:
-    """Every op with every hostile value of every argument, and with ``pairs`` random pairs of them."""
+def main(share: int, pairs: int) -> int:
+    """Every op with one in ``share`` hostile values of every argument, and with ``pairs`` random pairs of all of them.
+
+    Values that must be refused, or must not make a difference, are all tried.
+    """
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     torch.set_num_threads(1)  # threads only make it slower here
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     limit = now + 3 * 2**30  # what does not fit is no test of ours, and must not take the machine's memory
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    callers = [_try_all(mode, pairs) for mode in REFUSALS]
+    callers = [_try_all(mode, share, pairs) for mode in REFUSALS]
     faulthandler.cancel_dump_traceback_later()
     failures = [failure for caller in callers for failure in caller.failures]
     print(f"{len(failures)} failures", *failures, sep="\n")
@@ -239,4 +244,4 @@ def main(pairs: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
