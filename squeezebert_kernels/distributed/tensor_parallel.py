@@ -171,7 +171,7 @@ class _ParallelConv1d(TokenMajorConv1d):
         whole: Any = self.weight
         weight, groups = whole.to_local(), max(self.groups // self.mesh.size(), 1)
         # In every call: a DTensor does not tell its local tensor's version counter of a change.
-        packed = PackedWeights().get([weight], [groups], dtype=compute_dtype(self))
+        packed = PackedWeights(kept=False).get([weight], [groups], dtype=compute_dtype(self))
         own_bias = None if bias is None else bias.to_local()
         return ops.grouped_pointwise_conv(x, weight, own_bias, groups=groups, packed=packed)
 

@@ -41,7 +41,7 @@ class _GroupedPointwiseConv:
 
     def _packed_weights(self: Any) -> PackedWeights:
         if changes_unseen(self):
-            return PackedWeights()
+            return PackedWeights(kept=False)
         packed = self.__dict__.get(PACKED_CONV)
         if packed is None:
             packed = self.__dict__[PACKED_CONV] = PackedWeights()

@@ -71,7 +71,7 @@ class _Convs:
             layer.__dict__[name] = self.cache
 
     def packed(self, layer: nn.Module) -> Tensor | None:
-        cache = PackedWeights() if changes_unseen(layer) else self.cache
+        cache = PackedWeights(kept=False) if changes_unseen(layer) else self.cache
         return cache.get(self.weights, self.groups, self.num_heads, compute_dtype(layer))
 
     def freeze(self, layer: nn.Module) -> None:

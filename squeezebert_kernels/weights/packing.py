@@ -54,23 +54,18 @@ class _Watch:
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
-        self.weights_are_read_only = any(isinstance(w, QuantizedRows) for w in weights)
-        if self.weights_are_read_only:
-            return
         self.sums = _ops.checksums.default(weights)
         self.step = min(max(self.sums.numel() // _LEAST_PIECES, 1), _MOST_CALLS)
         self.next = 0
 
     def sees_no_change(self, weights: Sequence[Tensor]) -> bool:
         """Looks at the pieces whose turn it is."""
-        if self.weights_are_read_only:
-            return True
         first, self.next = self.next, (self.next + 1) % self.step
         return _ops.same_checksums.default(weights, self.sums, first, self.step)
 
     def nothing_changed(self, weights: Sequence[Tensor]) -> bool:
         """Looks at everything."""
-        return self.weights_are_read_only or _ops.same_checksums.default(weights, self.sums, 0, 1)
+        return _ops.same_checksums.default(weights, self.sums, 0, 1)
 
 
 def _note_fused_step(optimizer: Any, *_: Any) -> None:
@@ -95,7 +90,7 @@ class _State(NamedTuple):
     dtype: str
     stamps: list[_Stamp]
     packed: Tensor
-    watch: _Watch
+    watch: _Watch | None
 
 
 class PackedWeights:
@@ -105,7 +100,9 @@ class PackedWeights:
     with what was packed: the same values in every call, and others from call to call (_Watch).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, kept: bool = True) -> None:
+        """``kept``: for more than one call."""
+        self._kept = kept
         # One attribute, so that a thread never sees the stamps of one state and the buffer of another.
         self._state: _State | None = None
 
@@ -120,7 +117,8 @@ class PackedWeights:
         if self._state is not None and not tracing:
             state = self._state
             same = state.dtype == dtype and all(stamp.fits(w) for stamp, w in zip(state.stamps, weights))
-            if same and is_current(weights, state.packed) and state.watch.sees_no_change(weights):
+            same = same and is_current(weights, state.packed)
+            if same and (state.watch is None or state.watch.sees_no_change(weights)):
                 return state.packed
         if not tracing and (only_copy := packed_of(weights, dtype)) is not None:
             return only_copy
@@ -136,7 +134,8 @@ class PackedWeights:
         # Under inference_mode the buffer would become an inference tensor, which autograd refuses later.
         with torch.inference_mode(False), torch.no_grad():
             packed = ops.pack(weights, groups, num_heads=num_heads, dtype=dtype)
-            self._state = _State(dtype, stamps, packed, _Watch(weights))
+            watched = self._kept and not any(isinstance(w, QuantizedRows) for w in weights)  # those are read-only
+            self._state = _State(dtype, stamps, packed, _Watch(weights) if watched else None)
         return packed
 
     def forget_if_changed(self) -> bool:
@@ -146,7 +145,7 @@ class PackedWeights:
             return False
         weights = [stamp.tensor for stamp in state.stamps]
         same = all(stamp.fits(w) for stamp, w in zip(state.stamps, weights))
-        if same and state.watch.nothing_changed(weights):
+        if same and (state.watch is None or state.watch.nothing_changed(weights)):
             return False
         self._state = None
         return True

@@ -26,12 +26,13 @@ foreach(file IN LISTS SHARED programs)
   endif()
 endforeach()
 
+# zig leaves the guards of stack frames out where it brings its own C library, and other C libraries than glibc have no
+# checked functions under names of their own.
 exported_symbols(${SHARED} exported undefined)
-if(NOT "__stack_chk_fail" IN_LIST undefined)
+readelf(symbols --dyn-syms -W ${SHARED})
+if(symbols MATCHES "@GLIBC" AND NOT "__stack_chk_fail" IN_LIST undefined)
   message(SEND_ERROR "${SHARED} has no guarded stack frames")
 endif()
-# Other C libraries than glibc have no checked functions under names of their own.
-readelf(symbols --dyn-syms -W ${SHARED})
 if(symbols MATCHES "@GLIBC" AND CONFIG STREQUAL "Release" AND NOT symbols MATCHES "__[a-z]+_chk@")
   message(SEND_ERROR "${SHARED} was built without _FORTIFY_SOURCE")
 endif()

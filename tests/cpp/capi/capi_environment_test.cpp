@@ -88,7 +88,7 @@ TEST(models_are_saved_to_regular_files_only) {
   expect(sbk_model_save(model, folder.path().c_str()), SBK_IO_ERROR, "it is a folder");
 }
 
-#if !defined(SBK_NO_FORK)  // ThreadSanitizer does not know what a child has
+#if !defined(SBK_NO_FORK)
 // Also while another thread of the parent is in a call.
 TEST(a_forked_child_goes_on) {
   Folder folder{TinyModel{}};

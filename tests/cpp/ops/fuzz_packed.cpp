@@ -130,7 +130,8 @@ void twice(int64_t n, const F& f) {
   std::vector<float> first(static_cast<std::size_t>(n), 1.0f), second(first.size(), -7.0f);
   f(first.data());
   f(second.data());
-  require(std::memcmp(first.data(), second.data(), first.size() * sizeof(float)) == 0, "equal calls, other results");
+  const bool same = n == 0 || std::memcmp(first.data(), second.data(), first.size() * sizeof(float)) == 0;
+  require(same, "equal calls, other results");
 }
 
 void use(const sbk::KernelTable& table, const Case& made, const std::vector<const sbk::PackedHeader*>& sections,

@@ -249,7 +249,7 @@ TEST(the_pools_of_a_process) {
   for (const void* context : found) CHECK(context == found[0]);
 }
 
-#if !defined(SBK_NO_FORK)  // ThreadSanitizer does not know what a child has
+#if !defined(SBK_NO_FORK)
 TEST(works_in_a_forked_child) {
   sbk::ThreadPool* pool = new sbk::ThreadPool(3);
   CHECK(all_once(counts(*pool, 100)));
