@@ -1,5 +1,5 @@
 // Checksums of a weight's memory, a piece each. By them a change that nobody announced is found, some pieces at a time
-// (squeezebert_kernels/weights/packing.py).
+// (squeezebert_kernels/weights/packing.py). They are not kept in files.
 #pragma once
 #include <cstdint>
 

@@ -155,6 +155,51 @@ std::tuple<Tensor, Tensor> unpack(const Tensor& packed, const std::vector<int64_
   return {values, scale};
 }
 
+int64_t bytes_of(const sbk::Weight& w) { return w.n * w.k * static_cast<int64_t>(sbk::value_size(w.type)); }
+
+// int64 [pieces of every weight, one weight after the other].
+Tensor checksums(const std::vector<Tensor>& weights) {
+  std::vector<WeightValues> values;
+  int64_t count = 0;
+  for (const UserWeight& w : user_weights(weights, std::vector<int64_t>(weights.size(), 1))) {
+    values.emplace_back(w);
+    count += sbk::checksum_count(bytes_of(values.back().view));
+  }
+  Tensor result = torch::stable::new_empty(weights[0], {count}, ScalarType::Long);
+  auto* out = static_cast<int64_t*>(result.mutable_data_ptr());
+  for (const WeightValues& w : values) {
+    const int64_t bytes = bytes_of(w.view), pieces = sbk::checksum_count(bytes);
+    parallel_for(torch_parallel(), pieces, [&](int64_t i) { out[i] = sbk::checksum(w.view.data, bytes, i); });
+    out += pieces;
+  }
+  return result;
+}
+
+// Whether weights have the checksums that they had: of each, the pieces from `first` to `first + count` parts in 8192,
+// at least one piece, going on at the beginning behind the end.
+bool same_checksums(const std::vector<Tensor>& weights, const Tensor& checksums, int64_t first, int64_t count) {
+  constexpr int64_t kParts = 8192;
+  SBK_CHECK_ARGUMENT(checksums.is_cpu() && checksums.scalar_type() == ScalarType::Long && checksums.is_contiguous(),
+                     "checksums must be a contiguous int64 CPU tensor");
+  SBK_CHECK_ARGUMENT(0 <= first && first < kParts && 0 <= count && count <= kParts, "first=", first,
+                     " and count=", count, " must be from 0 to ", kParts);
+  check_memory(checksums, "checksums");
+  const auto* expected = static_cast<const int64_t*>(checksums.const_data_ptr());
+  int64_t left = checksums.numel();
+  for (const UserWeight& w : user_weights(weights, std::vector<int64_t>(weights.size(), 1))) {
+    const WeightValues values(w);
+    const int64_t bytes = bytes_of(w.view), pieces = sbk::checksum_count(bytes);
+    if (pieces > left) return false;
+    const int64_t from = pieces * first / kParts, to = (pieces * (first + count) + kParts - 1) / kParts;
+    for (int64_t at = from; at < std::clamp(to, from + 1, from + pieces); at++) {
+      const int64_t i = at % pieces;
+      if (sbk::checksum(values.view.data, bytes, i) != expected[i]) return false;
+    }
+    expected += pieces, left -= pieces;
+  }
+  return left == 0;
+}
+
 bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed) {
   const std::vector<UserWeight> checked = user_weights(weights, std::vector<int64_t>(weights.size(), 1));
   check_packed(packed);
@@ -170,50 +215,6 @@ bool packed_is_current(const std::vector<Tensor>& weights, const Tensor& packed)
     offset += header->bytes;
   }
   return true;
-}
-
-int64_t bytes_of(const WeightValues& w) {
-  return w.view.n * w.view.k * static_cast<int64_t>(sbk::value_size(w.view.type));
-}
-
-// int64 [pieces of every weight, one weight after the other].
-Tensor checksums(const std::vector<Tensor>& weights) {
-  std::vector<WeightValues> values;
-  int64_t count = 0;
-  for (const UserWeight& w : user_weights(weights, std::vector<int64_t>(weights.size(), 1))) {
-    values.emplace_back(w);
-    count += sbk::checksum_count(bytes_of(values.back()));
-  }
-  Tensor result = torch::stable::new_empty(weights[0], {count}, ScalarType::Long);
-  auto* out = static_cast<int64_t*>(result.mutable_data_ptr());
-  for (const WeightValues& w : values) {
-    const int64_t bytes = bytes_of(w), pieces = sbk::checksum_count(bytes);
-    parallel_for(torch_parallel(), pieces, [&](int64_t i) { out[i] = sbk::checksum(w.view.data, bytes, i); });
-    out += pieces;
-  }
-  return result;
-}
-
-// Whether pieces first, first + step, ... of the weights have the checksums that they had.
-bool same_checksums(const std::vector<Tensor>& weights, const Tensor& checksums, int64_t first, int64_t step) {
-  SBK_CHECK_ARGUMENT(0 <= first && first < step && step <= int64_t{1} << 32, "first=", first,
-                     " must be from 0 to less than step=", step, ", which is at most 2^32");
-  SBK_CHECK_ARGUMENT(checksums.is_cpu() && checksums.scalar_type() == ScalarType::Long && checksums.is_contiguous(),
-                     "checksums must be a contiguous int64 CPU tensor");
-  check_memory(checksums, "checksums");
-  const auto* expected = static_cast<const int64_t*>(checksums.const_data_ptr());
-  const int64_t count = checksums.numel();
-  int64_t begin = 0, piece = first;
-  for (const UserWeight& w : user_weights(weights, std::vector<int64_t>(weights.size(), 1))) {
-    const WeightValues values(w);
-    const int64_t bytes = bytes_of(values), end = begin + sbk::checksum_count(bytes);
-    if (end > count) return false;
-    for (; piece < end; piece += step) {
-      if (sbk::checksum(values.view.data, bytes, piece - begin) != expected[piece]) return false;
-    }
-    begin = end;
-  }
-  return begin == count;
 }
 
 std::string isa() { return table().isa; }

@@ -68,8 +68,8 @@ def optimize(
     A part that cannot run on the kernels keeps its own code. This is decided anew in every call: see :func:`report`.
 
     Weights are packed at their first use and packed anew when they change. A change that torch does not record
-    (through ``.data`` or ``.numpy()``) is seen in the next call where it concerns a whole matrix, a column, or small
-    weights; one of a single value or row within 64 calls. :func:`weights_changed` makes it count at once.
+    (through ``.data`` or ``.numpy()``) is seen in the next call where it concerns a whole matrix or small weights; one
+    of a few values within 8192 tokens, say 64 calls with 128. :func:`weights_changed` makes it count at once.
 
     Args:
         model: any torch.nn.Module.

@@ -55,7 +55,7 @@ class _GroupedPointwiseConv:
             del self.__dict__[PACKED_CONV]
 
     def _token_major(self: Any, x: Tensor) -> Tensor:
-        packed = self._packed_weights().get([self.weight], [self.groups], dtype=compute_dtype(self))
+        packed = self._packed_weights().get([self.weight], [self.groups], dtype=compute_dtype(self), x=x)
         return ops.grouped_pointwise_conv(x, self.weight, self.bias, groups=self.groups, packed=packed)
 
     def _channels_first(self: Any, x: Tensor, spatial: int) -> Tensor:

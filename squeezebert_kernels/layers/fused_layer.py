@@ -70,9 +70,9 @@ class _Convs:
         if cache is None and not torch.compiler.is_compiling():
             layer.__dict__[name] = self.cache
 
-    def packed(self, layer: nn.Module) -> Tensor | None:
+    def packed(self, layer: nn.Module, x: Tensor | None = None) -> Tensor | None:
         cache = PackedWeights(kept=False) if changes_unseen(layer) else self.cache
-        return cache.get(self.weights, self.groups, self.num_heads, compute_dtype(layer))
+        return cache.get(self.weights, self.groups, self.num_heads, compute_dtype(layer), x)
 
     def freeze(self, layer: nn.Module) -> None:
         """Leaves the packed weights as the only ones."""
@@ -165,8 +165,8 @@ def fused_layer(
     """
     if offsets is None and _is_trained(layer, plan, hidden_states):
         return _trained_layer(layer, plan, hidden_states, attention_mask)
-    attention_packed = plan.attention_convs.packed(layer)
-    packed = [convs.packed(layer) for convs in plan.post_convs]
+    attention_packed = plan.attention_convs.packed(layer, hidden_states)
+    packed = [convs.packed(layer, hidden_states) for convs in plan.post_convs]
     is_packed = attention_packed is not None and packed[0] is not None
     if is_packed and _is_one_op(plan, hidden_states, attention_mask, offsets):
         tensors = plan.with_input(hidden_states, attention_mask, plan.for_kernels)

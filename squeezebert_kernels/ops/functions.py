@@ -108,14 +108,9 @@ def packed_is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
     if packed.device.type != "cpu":
         raise ValueError(f"packed is on {packed.device}, where it has no values")
     try:
-        return is_current(weights, packed)
+        return bool(_ops.packed_is_current.default(weights, packed))
     except RuntimeError as error:
         raise in_own_words(error) from None
-
-
-def is_current(weights: Sequence[Tensor], packed: Tensor) -> bool:
-    """``packed_is_current`` for arguments that are known to be good."""
-    return _ops.packed_is_current.default(weights, packed)
 
 
 def grouped_pointwise_conv(

@@ -60,7 +60,7 @@ _OTHER_OPS = (
     "unpack(Tensor packed, int[] n, int[] k, int[] groups, int num_heads, str dtype, int section) -> (Tensor, Tensor)",
     "packed_is_current(Tensor[] weights, Tensor packed) -> bool",
     "checksums(Tensor[] weights) -> Tensor",
-    "same_checksums(Tensor[] weights, Tensor checksums, int first, int step) -> bool",
+    "same_checksums(Tensor[] weights, Tensor checksums, int first, int count) -> bool",
     "isa() -> str",
     "available_isas() -> str",
     "build_info() -> str",

@@ -11,7 +11,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import ops
 from ..ops.dtypes import KERNEL_DTYPES
-from ..ops.functions import is_current
 from ..ops.torch_state import is_tracing, under_transform
 from .stand_ins import QuantizedRows, packed_of
 
@@ -41,31 +40,34 @@ class _Stamp:
         )
 
 
-_LEAST_PIECES, _MOST_CALLS = 24, 64
-"""In every call at least so many pieces of 4096 bytes are looked at; and every piece within so many calls."""
+_ALL = 8192
+"""Parts into which a weight is divided, and the tokens within which all of them are looked at."""
+_SMALL = 24
+"""Weights of so few checksums, one for 4096 bytes, are looked at wholly in every call."""
 
 
 class _Watch:
-    """Looks for changes that torch does not record, at some of the weights' memory in every call.
+    """Looks for changes that torch does not record, at some of the memory of every weight in every call.
 
-    All of it would cost as much time as a small call takes to read its weights. So each call looks at other pieces,
-    spread over all weights: a change of a whole matrix or of a column is seen in the next call, as is any change of
-    small weights; one of a single value or row within 64 calls.
+    All of it would cost as much time as a small call takes to read its weights. So each call looks at what follows that
+    of the last one (memory is read fastest in order), at the more of it the more it computes, at 4096 bytes at least.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.sums = _ops.checksums.default(weights)
-        self.step = min(max(self.sums.numel() // _LEAST_PIECES, 1), _MOST_CALLS)
+        self.is_small = self.sums.numel() <= _SMALL
         self.next = 0
 
-    def sees_no_change(self, weights: Sequence[Tensor]) -> bool:
-        """Looks at the pieces whose turn it is."""
-        first, self.next = self.next, (self.next + 1) % self.step
-        return _ops.same_checksums.default(weights, self.sums, first, self.step)
+    def sees_no_change(self, weights: Sequence[Tensor], tokens: int) -> bool:
+        """Looks at what is the turn of a call with so many tokens."""
+        if self.is_small or tokens >= _ALL:
+            return self.nothing_changed(weights)
+        first, self.next = self.next, (self.next + tokens) % _ALL
+        return _ops.same_checksums.default(weights, self.sums, first, tokens)
 
     def nothing_changed(self, weights: Sequence[Tensor]) -> bool:
         """Looks at everything."""
-        return _ops.same_checksums.default(weights, self.sums, 0, 1)
+        return _ops.same_checksums.default(weights, self.sums, 0, _ALL)
 
 
 def _note_fused_step(optimizer: Any, *_: Any) -> None:
@@ -92,12 +94,18 @@ class _State(NamedTuple):
     packed: Tensor
     watch: _Watch | None
 
+    def fits(self, weights: Sequence[Tensor]) -> bool:
+        """Whether ``weights`` are what was packed, as far as torch knows."""
+        for stamp, weight in zip(self.stamps, weights):  # noqa: SIM110  (a generator costs a microsecond in every call)
+            if not stamp.fits(weight):
+                return False
+        return True
+
 
 class PackedWeights:
     """The packed form of the weights of one op, remade when their version, storage, dtype or device changes.
 
-    A change that torch does not record (``weight.data.add_(...)``) is noticed by comparing a sample of every weight
-    with what was packed: the same values in every call, and others from call to call (_Watch).
+    A change that torch does not record (``weight.data.add_(...)``) is noticed by checksums (_Watch).
     """
 
     def __init__(self, *, kept: bool = True) -> None:
@@ -107,19 +115,26 @@ class PackedWeights:
         self._state: _State | None = None
 
     def get(
-        self, weights: Sequence[Tensor], groups: Sequence[int], num_heads: int = 0, dtype: str = "float32"
+        self,
+        weights: Sequence[Tensor],
+        groups: Sequence[int],
+        num_heads: int = 0,
+        dtype: str = "float32",
+        x: Tensor | None = None,
     ) -> Tensor | None:
         """The weights packed for ``dtype``, or None where the op has to pack on its own (no CPU kernels for them).
+
+        ``x``, [..., channels], is what they are multiplied with: a large one pays for a closer look at them.
 
         While tracing, packing becomes part of the graph: slower, but never stale.
         """
         tracing = is_tracing()
         if self._state is not None and not tracing:
             state = self._state
-            same = state.dtype == dtype and all(stamp.fits(w) for stamp, w in zip(state.stamps, weights))
-            same = same and is_current(weights, state.packed)
-            if same and (state.watch is None or state.watch.sees_no_change(weights)):
-                return state.packed
+            if state.dtype == dtype and state.fits(weights):
+                tokens = 1 if x is None else x.numel() // (x.shape[-1] or 1)
+                if state.watch is None or state.watch.sees_no_change(weights, tokens):
+                    return state.packed
         if not tracing and (only_copy := packed_of(weights, dtype)) is not None:
             return only_copy
         if any(w.device.type not in ("cpu", "meta") or w.dtype not in KERNEL_DTYPES for w in weights):
@@ -144,8 +159,7 @@ class PackedWeights:
         if state is None:
             return False
         weights = [stamp.tensor for stamp in state.stamps]
-        same = all(stamp.fits(w) for stamp, w in zip(state.stamps, weights))
-        if same and (state.watch is None or state.watch.nothing_changed(weights)):
+        if state.fits(weights) and (state.watch is None or state.watch.nothing_changed(weights)):
             return False
         self._state = None
         return True

@@ -54,7 +54,7 @@ def own_part():
 
 @contextmanager
 def counted(into):
-    """Fills ``into`` with how often each op of ours ran. Packing and its checks depend on what is known, and are left out."""
+    """Fills ``into`` with how often each op of ours ran, but for packing and its checks, which depend on the past."""
     with torch.autograd.profiler.profile() as profile:
         yield
     for event in profile.key_averages():

@@ -95,8 +95,8 @@ def good_calls() -> dict[str, dict[str, Any]]:
         "packed_bytes": sizes,
         "unpack": {**sizes, "packed": packed["attention"], "section": 1},
         "packed_is_current": {"weights": qkv, "packed": packed["attention"]},
+        "same_checksums": {"weights": qkv, "checksums": _ops.checksums(qkv), "first": 0, "count": 2},
         "checksums": {"weights": qkv},
-        "same_checksums": {"weights": qkv, "checksums": _ops.checksums(qkv), "first": 0, "step": 2},
         "isa": {}, "available_isas": {}, "build_info": {},
     }  # fmt: skip
     found = schemas()
