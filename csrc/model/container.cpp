@@ -1,12 +1,12 @@
 #include "model/container.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <set>
 
 #include "model/failure.h"
 #include "model/limits.h"
+#include "ops/checksum.h"
 #include "runtime/file_writer.h"
 
 namespace sbk {
@@ -15,8 +15,6 @@ namespace {
 constexpr uint64_t kAlignment = 64;
 
 uint64_t round_up(uint64_t n) { return (n + kAlignment - 1) / kAlignment * kAlignment; }
-
-uint64_t mix(uint64_t h, uint64_t word) { return std::rotl((h ^ word) * 0x9e3779b97f4a7c15u, 31); }
 
 // Over the header, with its own field 0, and the entries.
 uint64_t header_checksum(const FileHeader& found, const SectionEntry* entries) {
@@ -71,21 +69,6 @@ void check_entry(const SectionEntry& e, const FileHeader& header, uint64_t bytes
 }
 
 }  // namespace
-
-uint64_t checksum(const void* data, uint64_t bytes) {
-  const auto* p = static_cast<const std::byte*>(data);
-  uint64_t h[4] = {1, 2, 3, 4}, words[4];
-  uint64_t left = bytes;
-  for (; left >= sizeof words; left -= sizeof words, p += sizeof words) {
-    std::memcpy(words, p, sizeof words);
-    for (int i = 0; i < 4; i++) h[i] = mix(h[i], words[i]);
-  }
-  std::memset(words, 0, sizeof words);
-  if (left > 0) std::memcpy(words, p, left);
-  uint64_t result = bytes;
-  for (int i = 0; i < 4; i++) result = mix(result, mix(h[i], words[i]));
-  return result ^ result >> 29;
-}
 
 std::vector<FileSection> read_container(const std::byte* file, uint64_t bytes, const std::string& path, bool verify,
                                         std::string* tier) {

@@ -67,10 +67,6 @@ struct FileSection {
   uint64_t bytes;
 };
 
-// Not cryptographic: four interleaved multiply-rotate chains over 32-byte blocks, an order of magnitude faster than
-// reading from flash.
-uint64_t checksum(const void* data, uint64_t bytes);
-
 // The sections of a file in memory, checked: magic, version, sizes, every offset, names that repeat, checksums of all
 // but values, int8 and packed sections. With `verify` the checksums of those too, and that no byte of the file is
 // outside of header, entries, sections and the zeros between them. Time is linear in the file; without `verify` weights

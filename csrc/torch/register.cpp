@@ -6,7 +6,7 @@
 #include <tuple>
 #include <vector>
 
-#include "ops/checksums.h"
+#include "ops/checksum.h"
 #include "torch/arguments.h"
 
 namespace {
@@ -163,13 +163,13 @@ Tensor checksums(const std::vector<Tensor>& weights) {
   int64_t count = 0;
   for (const UserWeight& w : user_weights(weights, std::vector<int64_t>(weights.size(), 1))) {
     values.emplace_back(w);
-    count += sbk::checksum_count(bytes_of(values.back().view));
+    count += sbk::piece_count(bytes_of(values.back().view));
   }
   Tensor result = torch::stable::new_empty(weights[0], {count}, ScalarType::Long);
   auto* out = static_cast<int64_t*>(result.mutable_data_ptr());
   for (const WeightValues& w : values) {
-    const int64_t bytes = bytes_of(w.view), pieces = sbk::checksum_count(bytes);
-    parallel_for(torch_parallel(), pieces, [&](int64_t i) { out[i] = sbk::checksum(w.view.data, bytes, i); });
+    const int64_t bytes = bytes_of(w.view), pieces = sbk::piece_count(bytes);
+    parallel_for(torch_parallel(), pieces, [&](int64_t i) { out[i] = sbk::piece_checksum(w.view.data, bytes, i); });
     out += pieces;
   }
   return result;
@@ -188,12 +188,12 @@ bool same_checksums(const std::vector<Tensor>& weights, const Tensor& checksums,
   int64_t left = checksums.numel();
   for (const UserWeight& w : user_weights(weights, std::vector<int64_t>(weights.size(), 1))) {
     const WeightValues values(w);
-    const int64_t bytes = bytes_of(w.view), pieces = sbk::checksum_count(bytes);
+    const int64_t bytes = bytes_of(w.view), pieces = sbk::piece_count(bytes);
     if (pieces > left) return false;
     const int64_t from = pieces * first / kParts, to = (pieces * (first + count) + kParts - 1) / kParts;
     for (int64_t at = from; at < std::clamp(to, from + 1, from + pieces); at++) {
       const int64_t i = at % pieces;
-      if (sbk::checksum(values.view.data, bytes, i) != expected[i]) return false;
+      if (sbk::piece_checksum(values.view.data, bytes, i) != expected[i]) return false;
     }
     expected += pieces, left -= pieces;
   }

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support.hf_models import TINY, stock
-from support.sentence import dense, flags, hidden_states, pool, sentence_checkpoint, write_json
+from support.sentence import dense, flags, hidden_states, in_a_folder_of_its_own, pool, sentence_checkpoint, write_json
 
 import squeezebert_kernels as sbk
 from squeezebert_kernels import cli
@@ -234,13 +234,7 @@ def test_options_win_and_the_manifest_says_so(base, tmp_path, capsys):
 
 
 def test_an_encoder_in_a_folder_of_its_own(base, tmp_path):
-    folder = sentence_checkpoint(base, tmp_path / "model", flags("cls_token"))
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[0]["path"] = "0_Transformer"
-    write_json(folder / "modules.json", modules)
-    (folder / "0_Transformer").mkdir()
-    for file in [p for p in folder.iterdir() if p.is_file() and p.name != "modules.json"]:
-        file.rename(folder / "0_Transformer" / file.name)
+    folder = in_a_folder_of_its_own(sentence_checkpoint(base, tmp_path / "model", flags("cls_token")))
     close(vectors(folder), [h[0] for h in hidden_states(base, TEXTS, 48)])
 
 

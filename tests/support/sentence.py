@@ -99,3 +99,14 @@ def dense(folder: Path, vector: torch.Tensor, activation: Any = torch.tanh, *, r
     if residual:
         out = out + (weights["residual.weight"] @ vector if "residual.weight" in weights else vector)
     return out
+
+
+def in_a_folder_of_its_own(folder: Path) -> Path:
+    """``folder`` after its encoder was moved to 0_Transformer, where modules.json may say that it is."""
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    write_json(folder / "modules.json", modules)
+    (folder / "0_Transformer").mkdir()
+    for file in [p for p in folder.iterdir() if p.is_file() and p.name != "modules.json"]:
+        file.rename(folder / "0_Transformer" / file.name)
+    return folder

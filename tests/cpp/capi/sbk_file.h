@@ -2,13 +2,13 @@
 // to see the damage itself.
 #pragma once
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <string>
 
 #include "include/squeezebert_kernels.h"
 #include "model/container.h"
+#include "ops/checksum.h"
 #include "tiny_model.h"
 
 namespace test {
@@ -52,7 +52,7 @@ inline void correct(std::string& file, bool length = false) {
   // As container.cpp chains the two.
   const uint64_t head = sbk::checksum(&header, sizeof header);
   const uint64_t entries = sbk::checksum(file.data() + sizeof header, count * sizeof(sbk::SectionEntry));
-  header.checksum = std::rotl((head ^ entries) * 0x9e3779b97f4a7c15u, 31);
+  header.checksum = sbk::mix(head, entries);
   put(file, 0, header);
 }
 
